@@ -1,0 +1,3 @@
+//! Runs CUDA's PTX on a CPU and reports what the hardware would silently get wrong.
+#![deny(unsafe_code)]
+pub mod ast;
