@@ -1,3 +1,8 @@
 //! Runs CUDA's PTX on a CPU and reports what the hardware would silently get wrong.
 #![deny(unsafe_code)]
 pub mod ast;
+mod isa;
+mod simd;
+mod types;
+mod violation;
+mod warp;

@@ -1,0 +1,331 @@
+//! A warp as its instructions see it: registers by slot, and the world around.
+//!
+//! Registers live in three banks: 32-bit (which also holds 8- and 16-bit registers, zero-extended),
+//! 64-bit, and predicates as masks of lanes. A slot beyond the warp's own registers is a constant
+//! shared by all warps, so literals and registers are read alike. Every slot has a mask of the lanes
+//! that were ever written.
+
+use crate::isa::Inst;
+use crate::violation::{Fault, Kind};
+
+/// One value per lane, aligned for vector loads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub(crate) struct Lanes<T>(pub [T; 32]);
+
+/// Registers of a warp.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Registers {
+    pub r32: Vec<Lanes<u32>>,
+    pub v32: Vec<u32>,
+    pub r64: Vec<Lanes<u64>>,
+    pub v64: Vec<u32>,
+    /// Predicates: slot 0 is always true, slot 1 takes what is thrown away.
+    pub p: Vec<u32>,
+    pub vp: Vec<u32>,
+    /// The carry flag of `.cc`.
+    pub carry: u32,
+}
+
+/// Values that all warps of a launch share, found behind the registers' slots.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Constants {
+    pub k32: Vec<Lanes<u32>>,
+    pub k64: Vec<Lanes<u64>>,
+}
+
+static ZERO32: Lanes<u32> = Lanes([0; 32]);
+static ZERO64: Lanes<u64> = Lanes([0; 32]);
+
+/// What an instruction works on.
+pub(crate) struct Warp<'a> {
+    /// Its registers.
+    pub regs: &'a mut Registers,
+    /// Constants of the launch.
+    pub constants: &'a Constants,
+    /// Where lanes go after [`Flow::Scatter`](crate::isa::Flow::Scatter).
+    pub targets: [u32; 32],
+}
+
+impl<'a> Warp<'a> {
+    #[inline(always)]
+    pub(crate) fn r32(&self, slot: u16) -> &Lanes<u32> {
+        let slot = usize::from(slot);
+        match self.regs.r32.get(slot) {
+            Some(lanes) => lanes,
+            None => self
+                .constants
+                .k32
+                .get(slot - self.regs.r32.len())
+                .unwrap_or(&ZERO32),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn r64(&self, slot: u16) -> &Lanes<u64> {
+        let slot = usize::from(slot);
+        match self.regs.r64.get(slot) {
+            Some(lanes) => lanes,
+            None => self
+                .constants
+                .k64
+                .get(slot - self.regs.r64.len())
+                .unwrap_or(&ZERO64),
+        }
+    }
+
+    /// Writes the lanes of `mask`; `valid` says which of the new values are initialised.
+    #[inline(always)]
+    pub(crate) fn set32(&mut self, slot: u16, mask: u32, valid: u32, new: &[u32; 32]) {
+        let slot = usize::from(slot);
+        if let (Some(old), Some(seen)) = (self.regs.r32.get_mut(slot), self.regs.v32.get_mut(slot))
+        {
+            if mask == u32::MAX {
+                old.0 = *new;
+                *seen = valid;
+            } else {
+                for lane in 0..32 {
+                    old.0[lane] = if mask >> lane & 1 != 0 {
+                        new[lane]
+                    } else {
+                        old.0[lane]
+                    };
+                }
+                *seen = *seen & !mask | valid & mask;
+            }
+        }
+    }
+
+    /// As [`Warp::set32`] for a 64-bit register.
+    #[inline(always)]
+    pub(crate) fn set64(&mut self, slot: u16, mask: u32, valid: u32, new: &[u64; 32]) {
+        let slot = usize::from(slot);
+        if let (Some(old), Some(seen)) = (self.regs.r64.get_mut(slot), self.regs.v64.get_mut(slot))
+        {
+            if mask == u32::MAX {
+                old.0 = *new;
+                *seen = valid;
+            } else {
+                for lane in 0..32 {
+                    old.0[lane] = if mask >> lane & 1 != 0 {
+                        new[lane]
+                    } else {
+                        old.0[lane]
+                    };
+                }
+                *seen = *seen & !mask | valid & mask;
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn valid32(&self, slot: u16) -> u32 {
+        self.regs
+            .v32
+            .get(usize::from(slot))
+            .copied()
+            .unwrap_or(u32::MAX)
+    }
+
+    #[inline(always)]
+    pub(crate) fn valid64(&self, slot: u16) -> u32 {
+        self.regs
+            .v64
+            .get(usize::from(slot))
+            .copied()
+            .unwrap_or(u32::MAX)
+    }
+
+    /// The 32 lanes of a register.
+    #[inline(always)]
+    pub(crate) fn get<T: Lane>(&self, slot: u16) -> [T; 32] {
+        T::get(self, slot)
+    }
+
+    /// Writes the lanes of `mask`; `valid` says which of the new values are initialised.
+    #[inline(always)]
+    pub(crate) fn put<T: Lane>(&mut self, slot: u16, mask: u32, valid: u32, new: [T; 32]) {
+        T::put(self, slot, mask, valid, new);
+    }
+
+    /// Which lanes of a register of type `T` were ever written.
+    #[inline(always)]
+    pub(crate) fn valid<T: Lane>(&self, slot: u16) -> u32 {
+        T::valid(self, slot)
+    }
+
+    /// Source operand `k`, a predicate, as a mask of lanes; `!p` is already applied.
+    #[inline(always)]
+    pub(crate) fn pred(&self, inst: &Inst, k: usize) -> u32 {
+        let bits = self
+            .regs
+            .p
+            .get(usize::from(inst.s[k]))
+            .copied()
+            .unwrap_or(0);
+        if inst.negated >> k & 1 != 0 {
+            !bits
+        } else {
+            bits
+        }
+    }
+
+    /// Which lanes of the predicate in `slot` were ever written.
+    #[inline(always)]
+    pub(crate) fn valid_pred(&self, slot: u16) -> u32 {
+        self.regs
+            .vp
+            .get(usize::from(slot))
+            .copied()
+            .unwrap_or(u32::MAX)
+    }
+
+    /// Writes the lanes of `mask` of a predicate.
+    #[inline(always)]
+    pub(crate) fn put_pred(&mut self, slot: u16, mask: u32, valid: u32, new: u32) {
+        let slot = usize::from(slot);
+        if let (Some(old), Some(seen)) = (self.regs.p.get_mut(slot), self.regs.vp.get_mut(slot)) {
+            *old = *old & !mask | new & mask;
+            *seen = *seen & !mask | valid & mask;
+        }
+    }
+
+    /// A fault of the program in these lanes.
+    #[cold]
+    pub(crate) fn fault(&self, kind: Kind, lanes: u32) -> Box<Fault> {
+        Box::new(Fault {
+            kind,
+            lanes,
+            address: None,
+        })
+    }
+}
+
+/// A value that a register holds per lane.
+pub(crate) trait Lane: Copy {
+    /// Any value.
+    const ZERO: Self;
+    fn get(warp: &Warp<'_>, slot: u16) -> [Self; 32];
+    fn put(warp: &mut Warp<'_>, slot: u16, mask: u32, valid: u32, new: [Self; 32]);
+    fn valid(warp: &Warp<'_>, slot: u16) -> u32;
+}
+
+/// An operand of [`lanes!`](crate::isa::lanes): a [`Lane`], or `bool` for a predicate.
+pub(crate) trait Source: Copy {
+    const ZERO: Self;
+    type Fetched;
+    fn fetch(warp: &Warp<'_>, inst: &Inst, k: usize) -> Self::Fetched;
+    fn fetch_valid(warp: &Warp<'_>, inst: &Inst, k: usize) -> u32;
+    fn lane(fetched: &Self::Fetched, lane: usize) -> Self;
+    fn store(warp: &mut Warp<'_>, slot: u16, mask: u32, valid: u32, out: [Self; 32]);
+}
+
+/// Raw bits of a `.f16`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Half(pub u16);
+
+/// Raw bits of a `.bf16`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Bhalf(pub u16);
+
+/// Raw bits of two `.f16`, the first in the lower half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Half2(pub u32);
+
+/// Raw bits of two `.bf16`, the first in the lower half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Bhalf2(pub u32);
+
+macro_rules! lane {
+    ($($T:ty, $zero:expr, $reg:ident, $set:ident, $valid:ident, $Raw:ty,
+       |$raw:ident| $from:expr, |$value:ident| $to:expr;)+) => {$(
+        impl Lane for $T {
+            const ZERO: $T = $zero;
+            #[inline(always)]
+            fn get(warp: &Warp<'_>, slot: u16) -> [$T; 32] {
+                let lanes = warp.$reg(slot);
+                let mut out = [$zero; 32];
+                for lane in 0..32 {
+                    let $raw = lanes.0[lane];
+                    out[lane] = $from;
+                }
+                out
+            }
+            #[inline(always)]
+            fn put(warp: &mut Warp<'_>, slot: u16, mask: u32, valid: u32, new: [$T; 32]) {
+                let mut raw: [$Raw; 32] = [0; 32];
+                for lane in 0..32 {
+                    let $value = new[lane];
+                    raw[lane] = $to;
+                }
+                warp.$set(slot, mask, valid, &raw);
+            }
+            #[inline(always)]
+            fn valid(warp: &Warp<'_>, slot: u16) -> u32 {
+                warp.$valid(slot)
+            }
+        }
+        impl Source for $T {
+            const ZERO: $T = $zero;
+            type Fetched = [$T; 32];
+            #[inline(always)]
+            fn fetch(warp: &Warp<'_>, inst: &Inst, k: usize) -> [$T; 32] {
+                <$T as Lane>::get(warp, inst.s[k])
+            }
+            #[inline(always)]
+            fn fetch_valid(warp: &Warp<'_>, inst: &Inst, k: usize) -> u32 {
+                warp.$valid(inst.s[k])
+            }
+            #[inline(always)]
+            fn lane(fetched: &[$T; 32], lane: usize) -> $T {
+                fetched[lane]
+            }
+            #[inline(always)]
+            fn store(warp: &mut Warp<'_>, slot: u16, mask: u32, valid: u32, out: [$T; 32]) {
+                <$T as Lane>::put(warp, slot, mask, valid, out);
+            }
+        }
+    )+};
+}
+
+lane! {
+    u8, 0, r32, set32, valid32, u32, |raw| raw as u8, |value| u32::from(value);
+    i8, 0, r32, set32, valid32, u32, |raw| raw as i8, |value| u32::from(value as u8);
+    u16, 0, r32, set32, valid32, u32, |raw| raw as u16, |value| u32::from(value);
+    i16, 0, r32, set32, valid32, u32, |raw| raw as i16, |value| u32::from(value as u16);
+    u32, 0, r32, set32, valid32, u32, |raw| raw, |value| value;
+    i32, 0, r32, set32, valid32, u32, |raw| raw as i32, |value| value as u32;
+    f32, 0.0, r32, set32, valid32, u32, |raw| f32::from_bits(raw), |value| value.to_bits();
+    Half, Half(0), r32, set32, valid32, u32, |raw| Half(raw as u16), |value| u32::from(value.0);
+    Bhalf, Bhalf(0), r32, set32, valid32, u32, |raw| Bhalf(raw as u16), |value| u32::from(value.0);
+    Half2, Half2(0), r32, set32, valid32, u32, |raw| Half2(raw), |value| value.0;
+    Bhalf2, Bhalf2(0), r32, set32, valid32, u32, |raw| Bhalf2(raw), |value| value.0;
+    u64, 0, r64, set64, valid64, u64, |raw| raw, |value| value;
+    i64, 0, r64, set64, valid64, u64, |raw| raw as i64, |value| value as u64;
+    f64, 0.0, r64, set64, valid64, u64, |raw| f64::from_bits(raw), |value| value.to_bits();
+}
+
+impl Source for bool {
+    const ZERO: bool = false;
+    type Fetched = u32;
+    #[inline(always)]
+    fn fetch(warp: &Warp<'_>, inst: &Inst, k: usize) -> u32 {
+        warp.pred(inst, k)
+    }
+    #[inline(always)]
+    fn fetch_valid(warp: &Warp<'_>, inst: &Inst, k: usize) -> u32 {
+        warp.valid_pred(inst.s[k])
+    }
+    #[inline(always)]
+    fn lane(fetched: &u32, lane: usize) -> bool {
+        fetched >> lane & 1 != 0
+    }
+    #[inline(always)]
+    fn store(warp: &mut Warp<'_>, slot: u16, mask: u32, valid: u32, out: [bool; 32]) {
+        let mut bits = 0;
+        for (lane, bit) in out.iter().enumerate() {
+            bits |= u32::from(*bit) << lane;
+        }
+        warp.put_pred(slot, mask, valid, bits);
+    }
+}
