@@ -11,7 +11,7 @@ pub struct Module {
     pub version: (u32, u32),
     /// `.target` with its options, e.g. `["sm_80", "debug"]`.
     pub target: Vec<String>,
-    /// `.address_size`: 64 (32 is refused by the parser).
+    /// `.address_size`: 64, also where it is not written (32 is refused by the parser).
     pub address_size: u32,
     /// `.file N "path"` rows: number and path.
     pub files: Vec<(u32, String)>,
@@ -19,6 +19,10 @@ pub struct Module {
     pub variables: Vec<Variable>,
     /// Kernels (`.entry`) and device functions (`.func`), in order; prototypes have no body.
     pub functions: Vec<Function>,
+    /// Module-scope `.pragma` texts with their lines.
+    pub pragmas: Vec<(String, u32)>,
+    /// `.alias name, aliasee;` rows.
+    pub aliases: Vec<(String, String)>,
 }
 
 /// State space of a variable, parameter or address.
@@ -84,14 +88,17 @@ pub struct Variable {
     pub dims: Vec<Option<u64>>,
     /// `.align`, in bytes, if written.
     pub align: Option<u64>,
-    /// `name<N>`: declares `name0 .. name(N-1)`.
+    /// For `name<N>`, which declares `name0 .. name(N-1)`: N.
     pub count: Option<u32>,
-    /// Initialiser elements, flattened.
+    /// Initialiser elements, flattened: rows that the text leaves short are filled with zeros.
+    /// Elements beyond its end are zero; empty if there is no initialiser.
     pub init: Vec<Init>,
     /// `.extern`, `.visible`, `.weak`, `.common` as written.
     pub linkage: Option<Linkage>,
-    /// For `.param .u64 .ptr .global .align 16 p`: pointed-to space and alignment.
+    /// For `.param .u64 .ptr .global .align 16 p`: pointed-to space and alignment (4 if unwritten).
     pub ptr: Option<(Option<Space>, u64)>,
+    /// `.attribute(.managed)` and its like: the texts between the parentheses.
+    pub attributes: Vec<String>,
     /// Line of the declaration.
     pub line: u32,
 }
@@ -121,6 +128,8 @@ pub enum Init {
         offset: i64,
         /// Written as `generic(name)`.
         generic: bool,
+        /// For `0xff00(name)`: the bits of the address that the element holds, shifted down.
+        mask: Option<u64>,
     },
 }
 
@@ -137,6 +146,8 @@ pub struct Function {
     pub params: Vec<Variable>,
     /// `.maxntid 128, 1, 1`, `.minnctapersm 2`, `.noreturn`, ...: name without dot, and numbers.
     pub directives: Vec<(String, Vec<u64>)>,
+    /// `.pragma` texts between the parameters and the body.
+    pub pragmas: Vec<String>,
     /// Linking directive.
     pub linkage: Option<Linkage>,
     /// Body, or `None` for a prototype.
@@ -164,6 +175,8 @@ pub enum Statement {
         line: u32,
         /// Source column.
         column: u32,
+        /// Where the call stands that was inlined here: file, line and column.
+        inlined_at: Option<[u32; 3]>,
     },
     /// `.pragma "text"`.
     Pragma(String, u32),
@@ -223,6 +236,13 @@ pub enum Operand {
         base: Option<String>,
         /// Byte offset.
         offset: i64,
+    },
+    /// `[name, {a, b}]`: textures and tensors.
+    Indexed {
+        /// Texture, tensor map or register.
+        base: String,
+        /// What follows the comma.
+        index: Box<Operand>,
     },
     /// `name+offset` outside brackets (as `mov` takes), offset not zero.
     NamePlus {

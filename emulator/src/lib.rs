@@ -2,6 +2,8 @@
 #![deny(unsafe_code)]
 pub mod ast;
 mod isa;
+pub mod lex;
+pub mod parse;
 mod simd;
 mod types;
 mod violation;
