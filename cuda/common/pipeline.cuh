@@ -1,0 +1,59 @@
+// Asynchronous copies of row tiles from global to swizzled shared memory.
+//
+// Eight neighbouring lanes copy one 128-byte line, so that every request is whole lines; the lines of a row go to the
+// same thread, so that a row's address is computed once. Thread t starts at row t/8, chunk t%8 and takes every
+// kThreads/8-th row.
+#pragma once
+
+#include <cstdint>
+
+#include "common/ptx.cuh"
+#include "common/swizzle.cuh"
+
+template <int kThreads, int kRowBytes>
+struct TileCopy {
+  static constexpr int kStep = kThreads / swizzle::kLineChunks;  // rows between two of a thread's rows
+  static constexpr int kLines = kRowBytes / swizzle::kLineBytes;
+  static_assert(kStep % swizzle::kLineChunks == 0, "a thread's rows share one swizzle pattern");
+
+  static __device__ __forceinline__ uint32_t row(uint32_t tid) { return tid / swizzle::kLineChunks; }
+  static __device__ __forceinline__ uint32_t chunk(uint32_t tid) { return tid % swizzle::kLineChunks; }
+
+  // Offset of the thread's first chunk within the tile.
+  static __device__ __forceinline__ uint32_t offset(uint32_t tid) {
+    return swizzle::offset<kRowBytes>(row(tid), chunk(tid));
+  }
+
+  // Copies kRows rows. `shared` and `source` point to the thread's first chunk; `step_bytes` lies between two of its
+  // rows in global memory.
+  template <int kRows>
+  static __device__ __forceinline__ void full(uint32_t shared, const char* source, int64_t step_bytes) {
+    static_assert(kRows % kStep == 0, "whole steps");
+#pragma unroll
+    for (int i = 0; i < kRows / kStep; ++i, source += step_bytes) {
+#pragma unroll
+      for (int line = 0; line < kLines; ++line) {
+        ptx::cp_async_cg_16(shared + i * kStep * kRowBytes + line * swizzle::kLineBytes,
+                            source + line * swizzle::kLineBytes);
+      }
+    }
+  }
+
+  // The same for a tile of which only the thread's rows i with i·kStep < rows_left exist: the others become zeros, and
+  // `existing`, any chunk of the tensor with a whole row behind it, stands in for their address.
+  template <int kRows>
+  static __device__ __forceinline__ void bounded(uint32_t shared, const char* source, int64_t step_bytes,
+                                                 int rows_left, const char* existing) {
+    static_assert(kRows % kStep == 0, "whole steps");
+#pragma unroll
+    for (int i = 0; i < kRows / kStep; ++i, source += step_bytes) {
+      const bool exists = i * kStep < rows_left;
+      const char* row = exists ? source : existing;
+#pragma unroll
+      for (int line = 0; line < kLines; ++line) {
+        ptx::cp_async_cg_16(shared + i * kStep * kRowBytes + line * swizzle::kLineBytes,
+                            row + line * swizzle::kLineBytes, exists ? swizzle::kChunkBytes : 0);
+      }
+    }
+  }
+};

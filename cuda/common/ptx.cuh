@@ -1,0 +1,142 @@
+// Thin names for PTX instructions: the only file with inline assembly.
+//
+// Each wrapper is one instruction, named after its mnemonic. Collective instructions and those that touch memory are
+// `volatile`, so that the compiler keeps their order and never moves them into a divergent branch; memory ones also
+// clobber "memory". Pure ones are neither.
+#pragma once
+
+#include <cstdint>
+
+namespace ptx {
+
+// ---- addresses and identity ---------------------------------------------------------------------------------------
+
+// Byte address within the CTA's shared window, as the .shared instructions below take it.
+__device__ __forceinline__ uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+// threadIdx.x, read afresh: a value needed only before and after a long loop is cheaper to read twice than to keep.
+__device__ __forceinline__ uint32_t reread_tid() {
+  uint32_t tid;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
+  return tid;
+}
+
+// ---- asynchronous copies ------------------------------------------------------------------------------------------
+
+// cp.async.cg: 16 bytes global → shared past L1; bytes from `valid` on are zero-filled and not read. Scope: thread.
+// Visible to the CTA after cp_async_wait_group and a barrier. Both addresses are multiples of 16.
+__device__ __forceinline__ void cp_async_cg_16(uint32_t shared, const void* global, uint32_t valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :: "r"(shared), "l"(__cvta_generic_to_global(global)), "r"(valid) : "memory");
+}
+
+// cp.async.cg of all 16 bytes.
+__device__ __forceinline__ void cp_async_cg_16(uint32_t shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+               :: "r"(shared), "l"(__cvta_generic_to_global(global)) : "memory");
+}
+
+// cp.async.commit_group: closes the group of copies that this thread has issued since the last one.
+__device__ __forceinline__ void cp_async_commit_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// cp.async.wait_group: at most kPending of this thread's latest groups are still in flight afterwards.
+template <int kPending>
+__device__ __forceinline__ void cp_async_wait_group() {
+  asm volatile("cp.async.wait_group %0;" :: "n"(kPending) : "memory");
+}
+
+// ---- matrices -----------------------------------------------------------------------------------------------------
+
+// ldmatrix.x4: four 8×8 matrices of 16-bit elements; lane 8i+r holds the address of row r of matrix i. Lane l
+// receives elements 2(l%4)+{0,1} of row l/4 of each. Warp-collective.
+__device__ __forceinline__ void ldmatrix_x4(uint32_t (&d)[4], uint32_t shared) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3]) : "r"(shared) : "memory");
+}
+
+// ldmatrix.x4.trans: as ldmatrix_x4, every matrix transposed.
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&d)[4], uint32_t shared) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3]) : "r"(shared) : "memory");
+}
+
+// mma.m16n8k16, f16 operands, f32 accumulation in place: d += a·b. Warp-collective.
+__device__ __forceinline__ void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// mma.m16n8k16, bf16 operands, f32 accumulation in place: d += a·b. Warp-collective.
+__device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// ---- conversions --------------------------------------------------------------------------------------------------
+
+// cvt.rn.f16x2.f32: two floats, rounded to nearest even, `low` in bits 0-15.
+__device__ __forceinline__ uint32_t cvt_rn_f16x2(float low, float high) {
+  uint32_t d;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+  return d;
+}
+
+// cvt.rn.bf16x2.f32: two floats, rounded to nearest even, `low` in bits 0-15.
+__device__ __forceinline__ uint32_t cvt_rn_bf16x2(float low, float high) {
+  uint32_t d;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+  return d;
+}
+
+// ---- approximate functions, subnormals flushed --------------------------------------------------------------------
+
+// 2^x, relative error at most 2^-22.
+__device__ __forceinline__ float ex2_approx_ftz(float x) {
+  float d;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
+  return d;
+}
+
+// log2(x), absolute error at most 2^-22 in (0.5, 2), relative error at most 2^-22 elsewhere.
+__device__ __forceinline__ float lg2_approx_ftz(float x) {
+  float d;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
+  return d;
+}
+
+// 1/x, at most one unit in the last place off.
+__device__ __forceinline__ float rcp_approx_ftz(float x) {
+  float d;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
+  return d;
+}
+
+// ---- reductions to global memory ----------------------------------------------------------------------------------
+
+// red.or.b32, relaxed, visible to the whole GPU.
+__device__ __forceinline__ void red_or_b32(uint32_t* global, uint32_t value) {
+  asm volatile("red.relaxed.gpu.global.or.b32 [%0], %1;"
+               :: "l"(__cvta_generic_to_global(global)), "r"(value) : "memory");
+}
+
+// red.max.u64, relaxed, visible to the whole GPU.
+__device__ __forceinline__ void red_max_u64(uint64_t* global, uint64_t value) {
+  asm volatile("red.relaxed.gpu.global.max.u64 [%0], %1;"
+               :: "l"(__cvta_generic_to_global(global)), "l"(value) : "memory");
+}
+
+// ---- shuffles over the whole warp ---------------------------------------------------------------------------------
+
+// shfl.bfly: the value of lane l ^ mask.
+__device__ __forceinline__ float shfl_bfly(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+
+// shfl.idx: lane 0's value, which the compiler then knows to be the same in all lanes.
+__device__ __forceinline__ uint32_t shfl_first(uint32_t value) { return __shfl_sync(0xffffffffu, value, 0); }
+
+}  // namespace ptx

@@ -1,0 +1,32 @@
+// Where a 16-byte chunk of a tile lives in shared memory.
+//
+// A tile is [rows][kRowBytes], kRowBytes a multiple of 128. Within each 128-byte line of row r, chunk c is stored at
+// c ^ (r % 8). Hence eight lanes that access the same chunk of eight consecutive rows (ldmatrix), eight consecutive
+// chunks of one row (cp.async, 16-byte loads) or a 4×8 block of 4-byte words in eight rows (the epilogue) meet all
+// 32 banks once.
+#pragma once
+
+#include <cstdint>
+
+namespace swizzle {
+
+constexpr int kChunkBytes = 16;
+constexpr int kLineChunks = 8;
+constexpr int kLineBytes = kLineChunks * kChunkBytes;
+
+// Byte offset of chunk `chunk` of row `row`.
+template <int kRowBytes>
+__host__ __device__ constexpr uint32_t offset(uint32_t row, uint32_t chunk) {
+  static_assert(kRowBytes % kLineBytes == 0, "rows are whole 128-byte lines");
+  return row * kRowBytes + (chunk ^ (row % kLineChunks)) * kChunkBytes;
+}
+
+// Moves an address made by `offset` on by 2·pair chunks and 16·block rows, provided that its own chunk was 0 or 1 and
+// the tile is aligned to 128 bytes. Only the pair's two low bits touch the register: everything else is an immediate.
+template <int kRowBytes>
+__host__ __device__ constexpr uint32_t advance(uint32_t address, int pair, int block) {
+  return (address ^ static_cast<uint32_t>((pair % 4) * 2 * kChunkBytes)) +
+         static_cast<uint32_t>((pair / 4) * kLineBytes + block * 16 * kRowBytes);
+}
+
+}  // namespace swizzle
