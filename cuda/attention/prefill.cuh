@@ -98,7 +98,8 @@ __device__ __forceinline__ Sequence checked_sequence(const PrefillParams& p, int
     if (too_long) report(p.status, Offence::kSeqLenTooLong, b);
     if (bad_k) report(p.status, Offence::kSeqLensK, b);
   }
-  return {q_start, bad_q || too_long ? 0 : q_end - q_start, k_start, bad_k ? 0 : k_end - k_start};
+  const Sequence seq = {q_start, bad_q || too_long ? 0 : q_end - q_start, k_start, bad_k ? 0 : k_end - k_start};
+  return {(int)ptx::shfl_first(seq.q_start), (int)ptx::shfl_first(seq.q_len), (int)ptx::shfl_first(seq.k_start), (int)ptx::shfl_first(seq.k_len)};
 }
 
 // S = Q·Kᵀ for the warp's rows and the tile's keys. sQ, sK: this lane's ldmatrix addresses.
@@ -177,11 +178,11 @@ struct Walk {
   using Copy = typename C::Copy;
 
   int tile;                   // the tile to visit next
-  const char *gK, *gV;        // this thread's first chunk of that tile of K and of V
+  const char *gK, *gV;        // this thread's last chunk of the tile of K, of V to copy next
   int64_t k_step, v_step;     // bytes between two of the thread's rows
   uint32_t wK, wV;            // where it copies them to
   uint32_t sQ, sK, sV;        // this lane's ldmatrix addresses
-  int last, row_step;         // see `mask`
+  int last;                   // see `mask`
 
   // Points to tile `tiles - 1` and starts the copies of Q and of that tile's K and V.
   __device__ __forceinline__ void start(const PrefillParams& p, typename C::Smem& smem, const Sequence& seq,
@@ -192,15 +193,17 @@ struct Walk {
     const uint32_t chunk_bytes = Copy::chunk(tid) * swizzle::kChunkBytes;
     tile = tiles - 1;
 
-    const char* gQ = static_cast<const char*>(p.q) + chunk_bytes +
-                     2 * ((static_cast<int64_t>(seq.q_start) + q_first) * p.q_stride_token + head * p.q_stride_head);
+    // Row 0 of the CTA's queries and of the sequence's keys, then this thread's last row of the tile.
+    const char* gQ0 = static_cast<const char*>(p.q) + chunk_bytes +
+                      2 * ((static_cast<int64_t>(seq.q_start) + q_first) * p.q_stride_token + head * p.q_stride_head);
     const char* gK0 = static_cast<const char*>(p.k) + chunk_bytes +
                       2 * (seq.k_start * p.k_stride_token + kv_head * p.k_stride_head);
     const char* gV0 = static_cast<const char*>(p.v) + chunk_bytes +
                       2 * (seq.k_start * p.v_stride_token + kv_head * p.v_stride_head);
-    const int64_t first_key = static_cast<int64_t>(tile) * C::kTileK + row;
-    gK = gK0 + 2 * first_key * p.k_stride_token;
-    gV = gV0 + 2 * first_key * p.v_stride_token;
+    const int64_t last_key = static_cast<int64_t>(tile) * C::kTileK + (C::kTileK - Copy::kStep + row);
+    const char* gQ = gQ0 + 2 * (C::kTileQ - Copy::kStep + row) * p.q_stride_token;
+    gK = gK0 + 2 * last_key * p.k_stride_token;
+    gV = gV0 + 2 * last_key * p.v_stride_token;
     k_step = 2 * Copy::kStep * p.k_stride_token;
     v_step = 2 * Copy::kStep * p.v_stride_token;
 
@@ -214,14 +217,13 @@ struct Walk {
     sV = base_v + swizzle::offset<C::kRowBytes>(fragment::b_kn_row(lane), fragment::b_kn_chunk(lane));
 
     const int keys_left = seq.k_len - tile * C::kTileK;
-    Copy::template bounded<C::kTileQ>(base_q + Copy::offset(tid), gQ + 2 * row * p.q_stride_token,
-                                      2 * Copy::kStep * p.q_stride_token, q_rows - row, gQ);  // H4
-    Copy::template bounded<C::kTileK>(wK, gK, k_step, keys_left - row, gK0);                  // H4
-    Copy::template bounded<C::kTileK>(wV, gV, v_step, keys_left - row, gV0);                  // H4
+    Copy::template bounded<C::kTileQ>(base_q + Copy::offset(tid), gQ, 2 * Copy::kStep * p.q_stride_token,
+                                      q_rows - row, gQ0);                          // H4
+    Copy::template bounded<C::kTileK>(wK, gK, k_step, keys_left - row, gK0);       // H4
+    Copy::template bounded<C::kTileK>(wV, gV, v_step, keys_left - row, gV0);       // H4
     ptx::cp_async_commit_group();
 
     const int first_row = warp * C::kWarpRows + fragment::acc_row(lane, 0);
-    row_step = p.causal ? 8 : 0;
     last = keys_left - 1 - static_cast<int>(fragment::acc_col(lane, 0)) - (p.causal ? q_rows - 1 - first_row : 0);
   }
 
@@ -235,11 +237,9 @@ struct Walk {
     if (!first) Copy::template full<C::kTileK>(wV, gV, v_step);  // H4: only the last tile has missing rows
     ptx::cp_async_commit_group();
     score<C>(s, sQ, sK);
-    if (kMasking == Masking::kEdge) mask<C>(s, last, row_step);
+    if (kMasking == Masking::kEdge) mask<C>(s, last, p.causal ? 8 : 0);
     ptx::cp_async_wait_group<0>();
     __syncthreads();  // H1: V[tile] is here. H2: K[tile] is no longer read
-    gK -= 2 * C::kTileK * p.k_stride_token;
-    gV -= 2 * C::kTileK * p.v_stride_token;
     if (tile > 0) Copy::template full<C::kTileK>(wK, gK, k_step);
     ptx::cp_async_commit_group();
     state.raise(s, p.scale_log2, o);

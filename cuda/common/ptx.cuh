@@ -23,6 +23,13 @@ __device__ __forceinline__ uint32_t reread_tid() {
   return tid;
 }
 
+// A pointer whose origin the compiler forgets (no instruction): keeps it from replacing a running address by multiples
+// of its step, each of which would cost more registers and instructions than the step itself.
+__device__ __forceinline__ const char* opaque(const char* p) {
+  asm volatile("" : "+l"(p));
+  return p;
+}
+
 // ---- asynchronous copies ------------------------------------------------------------------------------------------
 
 // cp.async.cg: 16 bytes global → shared past L1; bytes from `valid` on are zero-filled and not read. Scope: thread.

@@ -20,15 +20,15 @@ struct SoftmaxState {
   static constexpr float kSlack = 8.0f;
   static constexpr float kLn2 = 0.693147180559945309f;
 
-  float m[kRows];  // reference, the same in the four lanes of a row
-  float l[kRows];  // this lane's part of Σ p
+  float neg_m[kRows];  // -m, as the fused multiply-adds take it; the same in the four lanes of a row
+  float l[kRows];      // this lane's part of Σ p
 
   // The lowest finite reference instead of -∞: m - m' is then never NaN, and a row that sees only masked scores (-∞)
   // keeps p = 0 without a test.
   __device__ __forceinline__ void clear() {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      m[r] = -FLT_MAX;
+      neg_m[r] = FLT_MAX;
       l[r] = 0.0f;
     }
   }
@@ -51,13 +51,13 @@ struct SoftmaxState {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) top[r] = fragment::quad_max(top[r]);
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) outgrown |= fmaf(top[r], scale_log2, -m[r]) > kSlack;
+    for (int r = 0; r < kRows; ++r) outgrown |= fmaf(top[r], scale_log2, neg_m[r]) > kSlack;
     if (!__any_sync(0xffffffffu, outgrown)) return;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const float m_new = fmaf(top[r], scale_log2, -m[r]) > kSlack ? top[r] * scale_log2 : m[r];
-      const float factor = ptx::ex2_approx_ftz(m[r] - m_new);  // exactly 1 where m stays
-      m[r] = m_new;
+      const float neg_m_new = fmaf(top[r], scale_log2, neg_m[r]) > kSlack ? top[r] * -scale_log2 : neg_m[r];
+      const float factor = ptx::ex2_approx_ftz(neg_m_new - neg_m[r]);  // exactly 1 where m stays
+      neg_m[r] = neg_m_new;
       l[r] *= factor;
 #pragma unroll
       for (int j = 0; j < kOutCols; ++j) {
@@ -69,7 +69,7 @@ struct SoftmaxState {
 
   // p of one score of row r, added to the row's sum before any rounding to the operand type.
   __device__ __forceinline__ float weigh(float s, float scale_log2, int r) {
-    const float p = ptx::ex2_approx_ftz(fmaf(s, scale_log2, -m[r]));
+    const float p = ptx::ex2_approx_ftz(fmaf(s, scale_log2, neg_m[r]));
     l[r] += p;
     return p;
   }
@@ -82,6 +82,6 @@ struct SoftmaxState {
 
   // Natural logarithm of Σ exp(scale·s), after `finish`; -∞ for a row without weight.
   __device__ __forceinline__ float lse(int r) const {
-    return l[r] == 0.0f ? -INFINITY : (m[r] + ptx::lg2_approx_ftz(l[r])) * kLn2;
+    return l[r] == 0.0f ? -INFINITY : (ptx::lg2_approx_ftz(l[r]) - neg_m[r]) * kLn2;
   }
 };
