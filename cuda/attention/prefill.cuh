@@ -98,8 +98,8 @@ __device__ __forceinline__ Sequence checked_sequence(const PrefillParams& p, int
     if (too_long) report(p.status, Offence::kSeqLenTooLong, b);
     if (bad_k) report(p.status, Offence::kSeqLensK, b);
   }
-  const Sequence seq = {q_start, bad_q || too_long ? 0 : q_end - q_start, k_start, bad_k ? 0 : k_end - k_start};
-  return {(int)ptx::shfl_first(seq.q_start), (int)ptx::shfl_first(seq.q_len), (int)ptx::shfl_first(seq.k_start), (int)ptx::shfl_first(seq.k_len)};
+  return {ptx::shfl_first(q_start), ptx::shfl_first(bad_q || too_long ? 0 : q_end - q_start),
+          ptx::shfl_first(k_start), ptx::shfl_first(bad_k ? 0 : k_end - k_start)};
 }
 
 // S = Q·Kᵀ for the warp's rows and the tile's keys. sQ, sK: this lane's ldmatrix addresses.
@@ -112,7 +112,8 @@ __device__ __forceinline__ void score(typename C::Scores& s, uint32_t sQ, uint32
 #pragma unroll
       for (int i = 0; i < 4; ++i) s[b][j][i] = 0.0f;
 #pragma unroll
-  for (int d = 0; d < C::kHeadDim / 16; ++d) {
+  for (int i = 0; i < C::kHeadDim / 16; ++i) {
+    const int d = swizzle::pair<C::kRowBytes>(i);
     uint32_t rQ[C::kBlocks][4];
 #pragma unroll
     for (int b = 0; b < C::kBlocks; ++b) ptx::ldmatrix_x4(rQ[b], swizzle::advance<C::kRowBytes>(sQ, d, b));
@@ -160,7 +161,8 @@ __device__ __forceinline__ void accumulate(typename C::Output& o, SoftmaxState<C
         rP[b][i] = fragment::pack<C::kElement>(low, high);
       }
 #pragma unroll
-    for (int j = 0; j < C::kOutCols; j += 2) {
+    for (int i = 0; i < C::kOutCols / 2; ++i) {
+      const int j = 2 * swizzle::pair<C::kRowBytes>(i);
       uint32_t rV[4];
       ptx::ldmatrix_x4_trans(rV, swizzle::advance<C::kRowBytes>(sV, j / 2, k));
 #pragma unroll
@@ -179,7 +181,7 @@ struct Walk {
 
   int tile;                   // the tile to visit next
   const char *gK, *gV;        // this thread's last chunk of the tile of K, of V to copy next
-  int64_t k_step, v_step;     // bytes between two of the thread's rows
+  int64_t k_back, v_back;     // bytes between two of the thread's rows
   uint32_t wK, wV;            // where it copies them to
   uint32_t sQ, sK, sV;        // this lane's ldmatrix addresses
   int last;                   // see `mask`
@@ -187,7 +189,7 @@ struct Walk {
   // Points to tile `tiles - 1` and starts the copies of Q and of that tile's K and V.
   __device__ __forceinline__ void start(const PrefillParams& p, typename C::Smem& smem, const Sequence& seq,
                                         int q_first, int tiles) {
-    const uint32_t tid = threadIdx.x, lane = tid % 32, warp = ptx::shfl_first(tid / 32);
+    const uint32_t tid = threadIdx.x, lane = tid % 32, warp = ptx::shfl_first(static_cast<int>(tid / 32));
     const uint32_t head = blockIdx.y, kv_head = head / (p.num_heads / p.num_kv_heads);
     const int row = Copy::row(tid), q_rows = seq.q_len - q_first;
     const uint32_t chunk_bytes = Copy::chunk(tid) * swizzle::kChunkBytes;
@@ -204,8 +206,8 @@ struct Walk {
     const char* gQ = gQ0 + 2 * (C::kTileQ - Copy::kStep + row) * p.q_stride_token;
     gK = gK0 + 2 * last_key * p.k_stride_token;
     gV = gV0 + 2 * last_key * p.v_stride_token;
-    k_step = 2 * Copy::kStep * p.k_stride_token;
-    v_step = 2 * Copy::kStep * p.v_stride_token;
+    k_back = -2 * Copy::kStep * p.k_stride_token;
+    v_back = -2 * Copy::kStep * p.v_stride_token;
 
     const uint32_t base_q = ptx::shared_address(smem.q);
     const uint32_t base_k = ptx::shared_address(smem.k), base_v = ptx::shared_address(smem.v);
@@ -217,10 +219,10 @@ struct Walk {
     sV = base_v + swizzle::offset<C::kRowBytes>(fragment::b_kn_row(lane), fragment::b_kn_chunk(lane));
 
     const int keys_left = seq.k_len - tile * C::kTileK;
-    Copy::template bounded<C::kTileQ>(base_q + Copy::offset(tid), gQ, 2 * Copy::kStep * p.q_stride_token,
+    Copy::template bounded<C::kTileQ>(base_q + Copy::offset(tid), gQ, -2 * Copy::kStep * p.q_stride_token,
                                       q_rows - row, gQ0);                          // H4
-    Copy::template bounded<C::kTileK>(wK, gK, k_step, keys_left - row, gK0);       // H4
-    Copy::template bounded<C::kTileK>(wV, gV, v_step, keys_left - row, gV0);       // H4
+    Copy::template bounded<C::kTileK>(wK, gK, k_back, keys_left - row, gK0);       // H4
+    Copy::template bounded<C::kTileK>(wV, gV, v_back, keys_left - row, gV0);       // H4
     ptx::cp_async_commit_group();
 
     const int first_row = warp * C::kWarpRows + fragment::acc_row(lane, 0);
@@ -234,13 +236,13 @@ struct Walk {
     typename C::Scores s;
     ptx::cp_async_wait_group<0>();
     __syncthreads();  // H1: K[tile] is here. H2: V[tile+1] is no longer read
-    if (!first) Copy::template full<C::kTileK>(wV, gV, v_step);  // H4: only the last tile has missing rows
+    if (!first) Copy::template full<C::kTileK>(wV, gV, v_back);  // H4: only the last tile has missing rows
     ptx::cp_async_commit_group();
     score<C>(s, sQ, sK);
     if (kMasking == Masking::kEdge) mask<C>(s, last, p.causal ? 8 : 0);
     ptx::cp_async_wait_group<0>();
     __syncthreads();  // H1: V[tile] is here. H2: K[tile] is no longer read
-    if (tile > 0) Copy::template full<C::kTileK>(wK, gK, k_step);
+    if (tile > 0) Copy::template full<C::kTileK>(wK, gK, k_back);
     ptx::cp_async_commit_group();
     state.raise(s, p.scale_log2, o);
     accumulate<C>(o, state, s, p.scale_log2, sV);

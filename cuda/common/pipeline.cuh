@@ -28,10 +28,10 @@ struct TileCopy {
   // `step_bytes` the distance of its rows there. Leaves `source` where a tile just before this one ends, so that a walk
   // backwards over tiles costs no address arithmetic beyond one subtraction per row.
   template <int kRows>
-  static __device__ __forceinline__ void full(uint32_t shared, const char*& source, int64_t step_bytes) {
+  static __device__ __forceinline__ void full(uint32_t shared, const char*& source, int64_t back_bytes) {
     static_assert(kRows % kStep == 0, "whole steps");
 #pragma unroll
-    for (int i = kRows / kStep - 1; i >= 0; --i, source = ptx::opaque(source - step_bytes)) {
+    for (int i = kRows / kStep - 1; i >= 0; --i, source = ptx::opaque(source + back_bytes)) {
 #pragma unroll
       for (int line = 0; line < kLines; ++line) {
         ptx::cp_async_cg_16(shared + i * kStep * kRowBytes + line * swizzle::kLineBytes,
@@ -43,11 +43,11 @@ struct TileCopy {
   // The same for a tile of which only the thread's rows i with i·kStep < rows_left exist: the others become zeros, and
   // `existing`, the thread's chunk of any row that exists, stands in for their address.
   template <int kRows>
-  static __device__ __forceinline__ void bounded(uint32_t shared, const char*& source, int64_t step_bytes,
+  static __device__ __forceinline__ void bounded(uint32_t shared, const char*& source, int64_t back_bytes,
                                                  int rows_left, const char* existing) {
     static_assert(kRows % kStep == 0, "whole steps");
 #pragma unroll
-    for (int i = kRows / kStep - 1; i >= 0; --i, source -= step_bytes) {
+    for (int i = kRows / kStep - 1; i >= 0; --i, source = ptx::opaque(source + back_bytes)) {
       const bool exists = i * kStep < rows_left;
       const char* row = exists ? source : existing;
 #pragma unroll

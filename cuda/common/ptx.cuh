@@ -143,7 +143,8 @@ __device__ __forceinline__ void red_max_u64(uint64_t* global, uint64_t value) {
 // shfl.bfly: the value of lane l ^ mask.
 __device__ __forceinline__ float shfl_bfly(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
-// shfl.idx: lane 0's value, which the compiler then knows to be the same in all lanes.
-__device__ __forceinline__ uint32_t shfl_first(uint32_t value) { return __shfl_sync(0xffffffffu, value, 0); }
+// shfl.idx: lane 0's value. The assembler then knows it to be the same in all lanes, and that branches on it are
+// uniform: without that it duplicates code around every collective instruction behind them.
+__device__ __forceinline__ int shfl_first(int value) { return __shfl_sync(0xffffffffu, value, 0); }
 
 }  // namespace ptx

@@ -21,6 +21,13 @@ __host__ __device__ constexpr uint32_t offset(uint32_t row, uint32_t chunk) {
   return row * kRowBytes + (chunk ^ (row % kLineChunks)) * kChunkBytes;
 }
 
+// The order in which to visit a row's pairs of chunks: those that share an address register come together.
+template <int kRowBytes>
+__host__ __device__ constexpr int pair(int i) {
+  constexpr int kLines = kRowBytes / kLineBytes;
+  return i / kLines + i % kLines * (kLineChunks / 2);
+}
+
 // Moves an address made by `offset` on by 2·pair chunks and 16·block rows, provided that its own chunk was 0 or 1 and
 // the tile is aligned to 128 bytes. Only the pair's two low bits touch the register: everything else is an immediate.
 template <int kRowBytes>
