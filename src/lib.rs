@@ -1,1 +1,3 @@
 //! Hand-written CUDA kernels for LLM inference.
+
+pub mod catalog;

@@ -1,0 +1,46 @@
+//! Every kernel entry that this build carries, with its text and what the text says about itself.
+//!
+//! The table is written by `build.rs` from `cuda/kernels.toml` and the PTX. Tiles, threads, shared
+//! memory and the parameter's layout are read out of the PTX, where the kernel put them: nothing
+//! here is a second copy that could drift.
+
+/// One kernel entry.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// Name of the entry in its module.
+    pub name: &'static str,
+    /// Family: which wrapper launches it, e.g. `prefill`.
+    pub kernel: &'static str,
+    /// The module: PTX text that holds this one entry.
+    pub ptx: &'static str,
+    /// Lowest compute capability that runs it, times ten: 80 for `sm_80`.
+    pub target: u32,
+    /// PTX version that the text declares: the driver must know at least this one.
+    pub ptx_version: (u32, u32),
+    /// Element type of the operands, e.g. `bf16`.
+    pub dtype: &'static str,
+    /// Head dimension that it is compiled for; 0 where the kernel has none.
+    pub head_dim: u32,
+    /// Query rows (output rows) of a block.
+    pub tile_q: u32,
+    /// Key rows (rows of whatever the block loops over) of a tile.
+    pub tile_k: u32,
+    /// Tiles in flight.
+    pub stages: u32,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Dynamic shared memory of a block, in bytes.
+    pub smem_bytes: u32,
+    /// Size of the one parameter, a struct by value.
+    pub param_bytes: u32,
+    /// Offset of each field of the parameter, in the order of its declaration.
+    pub param_offsets: &'static [u32],
+}
+
+/// The entry of this name.
+pub fn find(name: &str) -> Option<&'static Entry> {
+    ENTRIES.iter().find(|entry| entry.name == name)
+}
+
+/// Every entry, in the order of the names.
+pub static ENTRIES: &[Entry] = include!(concat!(env!("OUT_DIR"), "/catalog.rs"));
