@@ -2,7 +2,7 @@
 # Puts the pinned CUDA compiler into .tools/ (git ignores it) and prints the path of its nvcc.
 #
 #   scripts/setup-nvcc.sh                    nvcc 13.0, ptxas 13.0 and the headers: about 105 MB to download
-#   scripts/setup-nvcc.sh --old-assemblers   also the ptxas of CUDA 11.8, 12.4 and 12.9
+#   scripts/setup-nvcc.sh --old-assemblers   also the ptxas of CUDA 11.8, 12.0, 12.4 and 12.9
 #   scripts/setup-nvcc.sh --disassembler     also nvdisasm and cuobjdump
 #
 # Needs python3 with pip and, when nvcc runs, gcc. Takes no time when everything is there already.
@@ -53,6 +53,7 @@ for option; do
     case $option in
     --old-assemblers)
         install ptxas-11.8 nvidia-cuda-nvcc-cu11==11.8.89
+        install ptxas-12.0 nvidia-cuda-nvcc-cu12==12.0.140
         install ptxas-12.4 nvidia-cuda-nvcc-cu12==12.4.131
         install ptxas-12.9 nvidia-cuda-nvcc-cu12==12.9.86
         ;;

@@ -1,0 +1,285 @@
+//! `cargo xtask nightly PART`: checks that take too long for every change.
+//!
+//! A part is a list of steps. A step's result is kept in `.ci/nightly-results.toml` under a hash of
+//! the sources that the part depends on; a step that passed with the same hash is not run again,
+//! so a part that was interrupted goes on where it was, and a part whose sources did not change
+//! does nothing.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::generate::files_below;
+use crate::kernels::declaration::Declarations;
+
+/// A nightly part. One row here is all that a new part needs.
+struct Part {
+    name: &'static str,
+    about: &'static str,
+    /// Files and folders whose content decides the result.
+    sources: &'static [&'static str],
+    steps: fn(&Path) -> Result<Vec<Step>>,
+}
+
+/// What everything that runs kernels on the emulator depends on.
+const EMULATED: &[&str] = &["Cargo.lock", "ptx", "src", "emulator/src", "tests"];
+
+const PARTS: &[Part] = &[
+    Part {
+        name: "ptxas",
+        about: "every entry, assembled by CUDA 13.0, 12.9, 12.4, 12.0 and 11.8 for sm_80 to sm_120",
+        sources: &["cuda", "ptx", "build", "xtask/src", "scripts/setup-nvcc.sh"],
+        steps: assemble_each_entry,
+    },
+    Part {
+        name: "prefill-many",
+        about: "prefill attention: many random cases, each seed with its own schedule",
+        sources: EMULATED,
+        steps: |_| Ok(seeds("prefill", 2000, 8)),
+    },
+];
+
+/// One command of a part.
+struct Step {
+    name: String,
+    command: Vec<String>,
+    variables: Vec<(&'static str, String)>,
+}
+
+fn assemble_each_entry(root: &Path) -> Result<Vec<Step>> {
+    let declarations = Declarations::read(root).map_err(|e| anyhow!(e))?;
+    let step = |name: String| Step {
+        command: words("cargo xtask ptx --prove --entry", Some(&name)),
+        name,
+        variables: Vec::new(),
+    };
+    Ok(declarations
+        .entries
+        .into_iter()
+        .map(|entry| step(entry.name))
+        .collect())
+}
+
+/// A step for each seed: the integration test `test` with this many random cases.
+fn seeds(test: &str, cases: u32, seeds: u32) -> Vec<Step> {
+    let step = |seed: u32| Step {
+        name: format!("seed-{seed}"),
+        command: words("cargo test --release --test", Some(test)),
+        variables: vec![
+            ("INFER_KERNELS_CASES", cases.to_string()),
+            ("INFER_KERNELS_SEED", seed.to_string()),
+        ],
+    };
+    (1..=seeds).map(step).collect()
+}
+
+fn words(command: &str, last: Option<&str>) -> Vec<String> {
+    command.split(' ').chain(last).map(str::to_owned).collect()
+}
+
+/// Arguments of `cargo xtask nightly`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The part; without it, every part is listed with its state
+    part: Option<String>,
+    /// Start no step after this many minutes
+    #[arg(long, default_value_t = 50)]
+    minutes: u64,
+}
+
+/// The last result of each step that was ever run.
+#[derive(Deserialize, Serialize, Default)]
+struct Results {
+    #[serde(default, rename = "result")]
+    all: Vec<Outcome>,
+}
+
+/// How a step ended.
+#[derive(Deserialize, Serialize)]
+struct Outcome {
+    part: String,
+    step: String,
+    /// Hash of the part's sources.
+    sources: String,
+    passed: bool,
+    date: String,
+    seconds: u64,
+    machine: String,
+}
+
+const RESULTS: &str = ".ci/nightly-results.toml";
+
+impl Results {
+    fn read(root: &Path) -> Result<Self> {
+        match std::fs::read_to_string(root.join(RESULTS)) {
+            Ok(text) => toml::from_str(&text).context(RESULTS),
+            Err(_) => Ok(Self::default()),
+        }
+    }
+
+    fn passed(&self, part: &str, step: &str, sources: &str) -> bool {
+        let same = |o: &&Outcome| o.part == part && o.step == step && o.sources == sources;
+        self.all
+            .iter()
+            .find(same)
+            .is_some_and(|outcome| outcome.passed)
+    }
+
+    /// Replaces what was known about a step, and writes the file.
+    fn keep(&mut self, root: &Path, outcome: Outcome) -> Result<()> {
+        self.all
+            .retain(|o| (&o.part, &o.step) != (&outcome.part, &outcome.step));
+        self.all.push(outcome);
+        self.all
+            .sort_by(|a, b| (&a.part, &a.step).cmp(&(&b.part, &b.step)));
+        let text = format!(
+            "# Written by `cargo xtask nightly PART`.\n\n{}",
+            toml::to_string(self)?
+        );
+        std::fs::write(root.join(RESULTS), text).context(RESULTS)
+    }
+}
+
+/// Runs what is left of a part, or lists the parts.
+pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
+    let Some(name) = &arguments.part else {
+        return list(root);
+    };
+    let part = PARTS
+        .iter()
+        .find(|part| part.name == name)
+        .with_context(|| format!("no part is called {name}; `cargo xtask nightly` lists them"))?;
+    let sources = hash(root, part.sources)?;
+    let mut results = Results::read(root)?;
+    let steps = (part.steps)(root)?;
+    let start = Instant::now();
+    let (mut ran, mut failed, mut left) = (0, 0, 0);
+    for step in &steps {
+        if results.passed(part.name, &step.name, &sources) {
+            continue;
+        }
+        if start.elapsed() > Duration::from_secs(arguments.minutes * 60) {
+            left += 1;
+            continue;
+        }
+        let (passed, seconds) = execute(root, step)?;
+        ran += 1;
+        failed += u32::from(!passed);
+        let outcome = Outcome {
+            part: part.name.to_owned(),
+            step: step.name.clone(),
+            sources: sources.clone(),
+            passed,
+            date: today(),
+            seconds,
+            machine: machine(),
+        };
+        results.keep(root, outcome)?;
+    }
+    let known = steps.len() - ran - left;
+    println!(
+        "{}: {ran} of {} steps ran, {failed} failed, {known} had passed before, {left} left",
+        part.name,
+        steps.len()
+    );
+    ensure!(failed == 0, "{} failed", part.name);
+    ensure!(left == 0, "no time was left for {left} steps: run it again");
+    Ok(())
+}
+
+fn list(root: &Path) -> Result<()> {
+    let results = Results::read(root)?;
+    for part in PARTS {
+        let sources = hash(root, part.sources)?;
+        let steps = (part.steps)(root)?;
+        let passed = |step: &&Step| results.passed(part.name, &step.name, &sources);
+        let passed = steps.iter().filter(passed).count();
+        println!(
+            "{:16} {passed}/{} steps passed: {}",
+            part.name,
+            steps.len(),
+            part.about
+        );
+    }
+    Ok(())
+}
+
+fn execute(root: &Path, step: &Step) -> Result<(bool, u64)> {
+    println!("--- {}: {}", step.name, step.command.join(" "));
+    let start = Instant::now();
+    let status = Command::new(&step.command[0])
+        .args(&step.command[1..])
+        .envs(step.variables.iter().map(|(name, value)| (name, value)))
+        .current_dir(root)
+        .status()
+        .with_context(|| step.command.join(" "))?;
+    Ok((status.success(), start.elapsed().as_secs()))
+}
+
+/// Hash over the names and contents of all files at or below these paths.
+fn hash(root: &Path, paths: &[&str]) -> Result<String> {
+    let mut hash = Sha256::new();
+    for path in paths {
+        for file in files_below(root, path)? {
+            let content = std::fs::read(root.join(&file))?;
+            hash.update((file.len() as u64).to_le_bytes());
+            hash.update(&file);
+            hash.update((content.len() as u64).to_le_bytes());
+            hash.update(content);
+        }
+    }
+    let digest = hash.finalize();
+    Ok(digest[..12]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+/// Today in UTC, as `2026-11-23`.
+fn today() -> String {
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |t| t.as_secs());
+    let mut days = seconds / 86_400;
+    let leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
+    let mut year = 1970;
+    while days >= 365 + u64::from(leap(year)) {
+        days -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(leap(year));
+    let mut month = 1;
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    format!("{year}-{month:02}-{:02}", days + 1)
+}
+
+/// Processor, number of cores and operating system.
+fn machine() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
+    let model = model
+        .and_then(|line| line.split_once(": "))
+        .map_or("", |(_, model)| model);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!(
+        "{model} {}, {cores} cores, {}",
+        std::env::consts::ARCH,
+        std::env::consts::OS
+    )
+    .trim()
+    .to_owned()
+}
