@@ -188,7 +188,7 @@ struct Walk {
 
   // Points to tile `tiles - 1` and starts the copies of Q and of that tile's K and V.
   __device__ __forceinline__ void start(const PrefillParams& p, typename C::Smem& smem, const Sequence& seq,
-                                        int q_first, int tiles) {
+                                        int q_first, int tiles, bool v_too) {
     const uint32_t tid = threadIdx.x, lane = tid % 32, warp = ptx::shfl_first(static_cast<int>(tid / 32));
     const uint32_t head = blockIdx.y, kv_head = head / (p.num_heads / p.num_kv_heads);
     const int row = Copy::row(tid), q_rows = seq.q_len - q_first;
@@ -222,7 +222,7 @@ struct Walk {
     Copy::template bounded<C::kTileQ>(base_q + Copy::offset(tid), gQ, -2 * Copy::kStep * p.q_stride_token,
                                       q_rows - row, gQ0);                          // H4
     Copy::template bounded<C::kTileK>(wK, gK, k_back, keys_left - row, gK0);       // H4
-    Copy::template bounded<C::kTileK>(wV, gV, v_back, keys_left - row, gV0);       // H4
+    if (v_too) Copy::template bounded<C::kTileK>(wV, gV, v_back, keys_left - row, gV0);  // H4
     ptx::cp_async_commit_group();
 
     const int first_row = warp * C::kWarpRows + fragment::acc_row(lane, 0);
@@ -303,19 +303,22 @@ __device__ __forceinline__ void flash_prefill(const PrefillParams& p) {
   const int unseen = p.causal ? max(q_rows - C::kTileQ, 0) : 0;  // trailing keys that no row of the tile sees
   const int unshared = p.causal ? q_rows - 1 : 0;                // trailing keys that its first row does not see
   const int tiles = seq.k_len > unseen ? (seq.k_len - unseen - 1) / C::kTileK + 1 : 0;
-  const int full_tiles = min(max(seq.k_len - unshared, 0) / C::kTileK, tiles - 1);  // the last: always an edge
+  const int full_tiles = max(seq.k_len - unshared, 0) / C::kTileK;
 
   typename C::Output o = {};
   SoftmaxState<C::kBlocks> state;
   state.clear();
   if (tiles > 0) {  // H6
     Walk<C> walk;
-    walk.start(p, smem, seq, q_first, tiles);
-    bool first = true;
-    do {
-      walk.template visit<Masking::kEdge>(p, o, state, first);
-      first = false;
-    } while (walk.tile >= full_tiles);
+    const bool edges = full_tiles < tiles;
+    walk.start(p, smem, seq, q_first, tiles, edges);
+    if (edges) {
+      bool first = true;
+      do {
+        walk.template visit<Masking::kEdge>(p, o, state, first);
+        first = false;
+      } while (walk.tile >= full_tiles);
+    }
     while (walk.tile >= 0) walk.template visit<Masking::kNone>(p, o, state, false);
   }
   epilogue<C>(p, smem, o, state);
