@@ -1,3 +1,51 @@
-//! Hand-written CUDA kernels for LLM inference.
+//! Hand-written CUDA kernels for LLM inference, with safe wrappers, proven on an emulator.
+//!
+//! # Map
+//! | you want to | look at |
+//! |---|---|
+//! | find a device, move data | [`Device`], [`Stream`], [`Buffer`] |
+//! | hand over memory of another crate | [`Region`], [`Tensor`], and the adapters on [`Stream`] |
+//! | compute attention over whole prompts | [`attention::prefill`] |
+//! | see what a kernel skipped | [`StatusWord`] |
+//! | compare with the mathematics | [`reference`] |
+//!
+//! # How an operation is used
+//! A *problem* says what to compute; [`supports`](attention::prefill::PrefillProblem::supports)
+//! says whether there is a kernel, or why not. A *plan* is a problem with its kernel loaded on a
+//! device; it prints what it will launch. `run` checks every operand and enqueues: it never
+//! allocates, waits, loads or records an event. Indices that live on the device are checked there,
+//! by the kernel, which skips what is out of range and reports it in a [`StatusWord`].
+//!
+//! # Safety
+//! Safe functions are safe with every argument. `unsafe` are only the doors for pointers and
+//! streams that come from elsewhere, and running inside a graph. All unsafe code is in one module,
+//! `device`.
+#![deny(unsafe_code)]
 
+pub mod attention;
 pub mod catalog;
+#[allow(unsafe_code)]
+mod device;
+mod dtype;
+pub mod error;
+mod operand;
+pub mod reference;
+mod status;
+mod tensor;
+
+#[cfg(feature = "cust")]
+pub use device::CustBuffer;
+pub use device::{BackendKind, Buffer, Device, DeviceError, Limits, Stream};
+#[cfg(feature = "cudarc")]
+pub use device::{CudarcRegion, CudarcRegionMut};
+pub use dtype::{DType, Element, Float};
+pub use error::{Dims, OperandError, TensorError};
+pub use status::{Offence, StatusReport, StatusWord};
+pub use tensor::{DeviceId, Place, Region, RegionMut, StreamId, Tensor, TensorMut};
+
+#[cfg(feature = "cudarc")]
+pub use cudarc;
+#[cfg(feature = "cust")]
+pub use cust;
+#[cfg(all(feature = "emulator", any()))]
+pub use ptx_emulator;

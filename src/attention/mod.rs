@@ -1,0 +1,7 @@
+//! Attention: softmax of scaled dot products of queries and keys, weighing values.
+
+mod seqlens;
+
+pub mod prefill;
+
+pub use seqlens::{CuSeqLens, SeqLens, SeqLensError};

@@ -1,0 +1,117 @@
+//! What is launched, and why each launch is sound.
+//!
+//! Operations have no unsafe code: they check their operands, build a value of a type that only
+//! those checks can make, and hand it to [`Stream::enqueue`]. The types that may be handed over
+//! are the `unsafe impl`s of [`Launch`] below, so this file is the whole list to audit.
+
+pub(crate) use super::backend::LaunchShape;
+use super::{DeviceError, Kernel, Stream};
+use crate::attention::prefill::{self, PrefillArgs, PrefillError, PrefillPlan};
+
+/// A launch whose operands have been checked.
+///
+/// # Safety
+/// An implementor vouches for four things, for every value that safe code can make:
+/// - **ABI**: `params` are laid out as the entry's PTX declares them;
+/// - **Bounds**: every access of the kernel stays inside memory that the parameters' operands
+///   own, whatever that memory holds;
+/// - **Aliasing**: what the kernel writes is borrowed exclusively and shared with no operand;
+/// - **Residency**: the operands are on the kernel's device, and stay allocated, in the order of
+///   the stream, until the kernel is done: [`Launch::stream_checked`] says how that was ensured.
+pub(crate) unsafe trait Launch {
+    fn kernel(&self) -> &Kernel;
+    fn shape(&self) -> LaunchShape;
+    fn params(&self) -> &[u8];
+    /// The stream that the operands were checked to belong to.
+    fn stream_checked(&self) -> &Stream;
+}
+
+// SAFETY: ABI: `PrefillParams` is compared with the PTX, field by field, by tests/abi.rs. Bounds:
+// `Bound` is made only by `PrefillPlan::bind`, which proves every row of every operand from shapes,
+// strides and the regions they were laid over; the kernel checks what it reads from cu_seqlens and
+// skips what is out of range, and the emulator's hostile tests hold it to that. Aliasing: `out` and
+// `lse` are `TensorMut`, and `bind` refuses any overlap that raw regions could have made; the status
+// word is only ever touched by atomics. Residency: `bind` checks the device of every operand, and
+// that it is freed in the order of this stream or belongs to a promise.
+unsafe impl Launch for prefill::Bound<'_> {
+    fn kernel(&self) -> &Kernel {
+        self.plan.kernel()
+    }
+    fn shape(&self) -> LaunchShape {
+        self.shape
+    }
+    fn params(&self) -> &[u8] {
+        bytemuck::bytes_of(&self.params)
+    }
+    fn stream_checked(&self) -> &Stream {
+        self.stream
+    }
+}
+
+impl Stream {
+    /// Whether work is being recorded into a graph.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn is_capturing(&self) -> Result<bool, DeviceError> {
+        self.queue().is_capturing()
+    }
+
+    /// Enqueues a checked launch, unless the stream is recording a graph.
+    pub(crate) fn enqueue(launch: &impl Launch) -> Result<(), DeviceError> {
+        let stream = launch.stream_checked();
+        if stream.is_capturing()? {
+            return Err(DeviceError::Capturing);
+        }
+        // SAFETY: Nothing is recorded, so the borrows of the launch outlast its being enqueued.
+        unsafe { Self::enqueue_captured(launch) }
+    }
+
+    /// Enqueues a checked launch, or records it.
+    ///
+    /// # Safety
+    /// If the stream is recording a graph, what [`Launch`] demands of the operands holds for every
+    /// replay, not only for now.
+    pub(crate) unsafe fn enqueue_captured(launch: &impl Launch) -> Result<(), DeviceError> {
+        let shape = launch.shape();
+        if shape.grid.contains(&0) {
+            return Ok(()); // Nothing to do; the driver would refuse an empty grid.
+        }
+        let kernel = launch.kernel();
+        let stream = launch.stream_checked();
+        if kernel.device().id() != stream.device().id() {
+            return Err(DeviceError::WrongDevice {
+                expected: stream.device().id(),
+                got: kernel.device().id(),
+            });
+        }
+        // SAFETY: The devices agree; the rest is what `Launch` vouches for.
+        unsafe {
+            stream
+                .queue()
+                .launch(&*kernel.loaded, shape, launch.params())
+        }
+    }
+}
+
+/// Running inside a graph, where the addresses outlive the borrows.
+impl PrefillPlan {
+    /// As [`PrefillPlan::run`], also on a stream that is recording a graph.
+    ///
+    /// # Errors
+    /// As for [`PrefillPlan::run`].
+    ///
+    /// # Safety
+    /// Until the last replay of a graph that this is recorded into has finished: no operand is
+    /// freed, and none is used in a way that is not ordered with the replays. The device and this
+    /// plan's handle of it stay alive as long.
+    pub unsafe fn run_captured(
+        &self,
+        stream: &Stream,
+        args: PrefillArgs<'_>,
+    ) -> Result<(), PrefillError> {
+        let bound = self.bind(stream, args)?;
+        // SAFETY: What the operands must keep for replays is what the caller promises.
+        Ok(unsafe { Stream::enqueue_captured(&bound) }?)
+    }
+}

@@ -1,0 +1,10 @@
+//! The mathematics in f64, on the CPU, with the arguments of the kernels.
+//!
+//! Each operation has two: one that rounds nothing, and one that rounds where its kernel does,
+//! from which tests derive how far a kernel may be off. [`tolerance`] is that rule.
+
+pub mod attention;
+mod host;
+pub mod tolerance;
+
+pub use host::HostTensor;
