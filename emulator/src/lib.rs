@@ -1,10 +1,27 @@
 //! Runs CUDA's PTX on a CPU and reports what the hardware would silently get wrong.
 #![deny(unsafe_code)]
 pub mod ast;
+mod bind;
+mod counters;
+mod device;
+mod gpu;
 mod isa;
 pub mod lex;
+mod machine;
+mod memory;
 pub mod parse;
 mod simd;
 mod types;
 mod violation;
 mod warp;
+
+pub use bind::{LoadError, Parameter};
+pub use counters::LaunchStats;
+pub use device::{
+    Checks, Config, ConfigError, Emulator, Kernel, KernelInfo, LaunchConfig, LaunchError, MmaMode,
+    Module,
+};
+pub use gpu::Gpu;
+pub use isa::Class;
+pub use memory::MemoryError;
+pub use violation::{Access, EmulatorError, Kind, Space, Violation};

@@ -5,7 +5,13 @@
 //! shared by all warps, so literals and registers are read alike. Every slot has a mask of the lanes
 //! that were ever written.
 
+use crate::counters::Counters;
 use crate::isa::Inst;
+use crate::isa::async_copy::Copies;
+use crate::machine::{Launch, Request};
+use crate::memory::LOCAL_BASE;
+use crate::memory::bytes::Bytes;
+use crate::memory::shared::Shared;
 use crate::violation::{Fault, Kind};
 
 /// One value per lane, aligned for vector loads.
@@ -41,13 +47,53 @@ static ZERO64: Lanes<u64> = Lanes([0; 32]);
 pub(crate) struct Warp<'a> {
     /// Its registers.
     pub regs: &'a mut Registers,
-    /// Constants of the launch.
+    /// Constants of the kernel.
     pub constants: &'a Constants,
+    /// What all blocks share.
+    pub launch: &'a Launch<'a>,
+    /// The block's shared memory.
+    pub shared: &'a mut Shared,
+    /// Local memory per lane; empty if the kernel has none.
+    pub local: &'a mut [Bytes],
+    /// Asynchronous copies under way.
+    pub copies: &'a mut Copies,
+    pub counters: &'a mut Counters,
+    /// Number of the warp in its block.
+    pub index: usize,
+    /// Position of the instruction.
+    pub pc: u32,
+    /// Lanes that have not exited.
+    pub live: u32,
+    /// Warp instructions that the block has run.
+    pub clock: u64,
     /// Where lanes go after [`Flow::Scatter`](crate::isa::Flow::Scatter).
     pub targets: [u32; 32],
+    /// What a barrier instruction asks for with [`Flow::Barrier`](crate::isa::Flow::Barrier).
+    pub barrier: Request,
 }
 
 impl<'a> Warp<'a> {
+    /// A clock that moves on with the block's instructions.
+    pub(crate) fn clock(&self) -> u64 {
+        self.clock
+    }
+
+    /// The 8 bytes at an address of a lane's local memory.
+    pub(crate) fn local_pointer(&self, lane: usize, address: i64) -> Option<u64> {
+        let offset = u32::try_from(address).ok()?.checked_sub(LOCAL_BASE)?;
+        let [low, high] = self.local.get(lane)?.words::<2>(offset);
+        Some(u64::from(high) << 32 | u64::from(low))
+    }
+
+    /// Fails if a lane of `mask` is not among the `valid` ones.
+    #[inline(always)]
+    pub(crate) fn need(&self, mask: u32, valid: u32, what: &'static str) -> Result<(), Box<Fault>> {
+        if mask & !valid != 0 && self.launch.checks.init {
+            return Err(self.fault(Kind::Uninitialised { what }, mask & !valid));
+        }
+        Ok(())
+    }
+
     #[inline(always)]
     pub(crate) fn r32(&self, slot: u16) -> &Lanes<u32> {
         let slot = usize::from(slot);
@@ -188,6 +234,16 @@ impl<'a> Warp<'a> {
             *old = *old & !mask | new & mask;
             *seen = *seen & !mask | valid & mask;
         }
+    }
+
+    /// A fault at an address.
+    #[cold]
+    pub(crate) fn fault_at(&self, kind: Kind, lanes: u32, address: u64) -> Box<Fault> {
+        Box::new(Fault {
+            kind,
+            lanes,
+            address: Some(address),
+        })
     }
 
     /// A fault of the program in these lanes.

@@ -58,21 +58,33 @@
 use crate::ast::Type;
 use crate::warp::Warp;
 
+pub(crate) mod async_copy;
+pub(crate) mod control;
 mod integer;
-mod matching;
-
-pub(crate) use matching::{Mismatch, find};
+pub(crate) mod matching;
+pub(crate) mod matrix;
+mod memory;
+mod moves;
+mod sync;
 
 /// All rows, by family file.
-static FAMILIES: &[&[Row]] = &[integer::ROWS];
+static FAMILIES: &[&[Row]] = &[
+    async_copy::ROWS,
+    control::ROWS,
+    integer::ROWS,
+    matrix::ROWS,
+    memory::ROWS,
+    moves::ROWS,
+    sync::ROWS,
+];
 
 /// What family files import.
 pub(crate) mod prelude {
     pub(crate) use super::Arg::{A, D, DV, DW, I, Label, Opt, Pair, S, SV, SW};
     pub(crate) use super::Ty::{Is, Wide};
     pub(crate) use super::{
-        Arg, Class, Count, Exec, ExecFn, Flow, Form, Inst, Row, Step, T0, T1, T2, T3, Ty, exec,
-        flag, lanes, maybe, need, one, per_flag, per_type, row, types,
+        Arg, Class, Count, Exec, ExecFn, Flow, Form, Inst, Mod, Row, Step, T0, T1, T2, T3,
+        Together, Ty, exec, flag, lanes, maybe, need, one, per_flag, per_type, row, types,
     };
     pub(crate) use crate::ast::Type::{self, *};
     pub(crate) use crate::violation::Kind;
@@ -169,8 +181,10 @@ impl Class {
 pub(crate) enum Together {
     /// Each lane by itself.
     No,
-    /// All lanes of the warp that have not exited, and none may have (`mma`, `ldmatrix`).
+    /// All 32 lanes of the warp, none of which may have exited (`mma`, `ldmatrix`).
     Warp,
+    /// All lanes of the warp that have not exited (`bar.sync`).
+    Live,
     /// The lanes named by the mask in source operand `.0` (`shfl.sync`).
     Mask(u8),
 }
@@ -195,6 +209,12 @@ pub(crate) struct Row {
     pub always: bool,
     /// Picks the function for a form; `None` if these modifiers and types do not go together.
     pub exec: fn(&mut Form<'_>) -> Option<ExecFn>,
+}
+
+impl std::fmt::Debug for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "row {}", self.opcode)
+    }
 }
 
 /// Starts a [`Row`].
@@ -354,6 +374,8 @@ pub(crate) struct Form<'a> {
     pub dst_bits: &'a [u32],
     /// Width in bits of the sources, in order: of the register, or of the type for anything else.
     pub src_bits: &'a [u32],
+    /// Space of the variable that the first address starts from, if from one.
+    pub base: Option<crate::ast::Space>,
     /// A word for the function: arrives as `inst.aux`.
     pub aux: u64,
 }

@@ -1,0 +1,673 @@
+//! The emulator as a device: memory, modules, kernels, launches.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::ast::{self, Init, Space};
+use crate::bind::{self, LoadError, ModuleSymbols, Parameter, Program};
+use crate::counters::LaunchStats;
+use crate::gpu::{self, Gpu};
+use crate::machine::{self, Failure, Launch, Stop};
+use crate::memory::global::{Kind as AllocationKind, Memory, MemoryError};
+use crate::memory::{SHARED_BASE, Window};
+use crate::violation::{EmulatorError, Kind, Violation};
+
+/// Which rules launches are checked against. Bounds are always checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Checks {
+    /// Decisions and addresses made of bytes that were never written.
+    pub init: bool,
+    /// Accesses to shared memory that nothing orders.
+    pub race: bool,
+}
+
+impl Checks {
+    /// All of them.
+    pub const ALL: Checks = Checks {
+        init: true,
+        race: true,
+    };
+    /// None but bounds and alignment, without which nothing could run.
+    pub const NONE: Checks = Checks {
+        init: false,
+        race: false,
+    };
+}
+
+impl Default for Checks {
+    fn default() -> Checks {
+        Checks::ALL
+    }
+}
+
+/// How tensor operations round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum MmaMode {
+    /// In `f32`, in the order of k, each multiply-add rounded once.
+    #[default]
+    Fast,
+    /// As Ampere's and Ada's tensor cores do.
+    Ampere,
+    /// As Hopper's tensor cores do.
+    Hopper,
+}
+
+/// What an emulator is like.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Model whose limits hold.
+    pub gpu: Gpu,
+    /// Rules to check.
+    pub checks: Checks,
+    /// Seed of every choice that the hardware leaves open, such as the order of warps.
+    pub seed: u64,
+    /// Host threads; 0: as many as there are processors.
+    pub threads: usize,
+    /// How tensor operations round.
+    pub mma: MmaMode,
+    /// Warp instructions after which a block is taken to loop endlessly.
+    pub budget: u64,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            gpu: Gpu::A100,
+            checks: Checks::ALL,
+            seed: 0,
+            threads: 0,
+            mma: MmaMode::Fast,
+            budget: 4_000_000_000,
+        }
+    }
+}
+
+/// An emulated GPU. Cheap to clone: clones are the same device.
+#[derive(Clone)]
+pub struct Emulator {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    memory: Memory,
+}
+
+/// A loaded PTX text. Its variables live as long as the device.
+#[derive(Clone)]
+pub struct Module {
+    inner: Arc<ModuleInner>,
+}
+
+struct ModuleInner {
+    device: Emulator,
+    source: String,
+    module: ast::Module,
+    symbols: ModuleSymbols,
+    sizes: HashMap<String, u64>,
+}
+
+/// A kernel of a module, ready to launch.
+#[derive(Clone)]
+pub struct Kernel {
+    module: Module,
+    program: Arc<Program>,
+}
+
+/// What a kernel declares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KernelInfo {
+    /// Its name.
+    pub name: String,
+    /// Its parameters.
+    pub params: Vec<Parameter>,
+    /// Bytes of all parameters.
+    pub param_bytes: u32,
+    /// Threads of a block at most, if `.maxntid` says so.
+    pub max_threads: Option<u32>,
+    /// Extent that a block must have, if `.reqntid` says so.
+    pub required_block: Option<[u32; 3]>,
+    /// Statically declared shared memory, in bytes.
+    pub static_shared: u32,
+    /// Local memory of a thread, in bytes.
+    pub local_bytes: u32,
+}
+
+/// Shape of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaunchConfig {
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: [u32; 3],
+    /// Dynamic shared memory, in bytes.
+    pub dynamic_smem: u32,
+}
+
+/// A launch that the driver would refuse.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// An extent of the grid is 0 or too big.
+    #[error("grid {grid:?}: every extent has to be from 1 to {limit:?}")]
+    Grid {
+        /// As asked for.
+        grid: [u32; 3],
+        /// As allowed.
+        limit: [u32; 3],
+    },
+    /// An extent of the block is 0 or too big, or the block has too many threads.
+    #[error(
+        "block {block:?}: every extent has to be from 1 to {limit:?}, and threads at most {threads}"
+    )]
+    Block {
+        /// As asked for.
+        block: [u32; 3],
+        /// Extents as allowed.
+        limit: [u32; 3],
+        /// Threads as allowed.
+        threads: u64,
+    },
+    /// The kernel was compiled for other blocks.
+    #[error("block {block:?}: the kernel was compiled for {allowed} threads")]
+    BlockOfKernel {
+        /// As asked for.
+        block: [u32; 3],
+        /// What `.maxntid` or `.reqntid` allows.
+        allowed: String,
+    },
+    /// More shared memory than a block can have.
+    #[error("{bytes} bytes of shared memory: a block on {gpu} can have {limit}")]
+    SharedMemory {
+        /// Static and dynamic together.
+        bytes: u64,
+        /// As allowed.
+        limit: u32,
+        /// Model.
+        gpu: &'static str,
+    },
+    /// Another number of parameters, or another size of one.
+    #[error("parameters of {got:?} bytes, the kernel takes {expected:?}")]
+    Parameters {
+        /// Sizes that the kernel declares.
+        expected: Vec<u32>,
+        /// Sizes that were given.
+        got: Vec<usize>,
+    },
+    /// More parameters than a kernel can have.
+    #[error("{bytes} bytes of parameters, a kernel can have {limit}")]
+    ParameterBytes {
+        /// As declared.
+        bytes: u32,
+        /// As allowed.
+        limit: u64,
+    },
+    /// The module is of another device.
+    #[error("the kernel was loaded on another device")]
+    OtherDevice,
+}
+
+/// Why a launch failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    /// The driver would refuse it.
+    #[error("invalid launch: {0}")]
+    Config(#[from] ConfigError),
+    /// The program broke a rule.
+    #[error("{0}")]
+    Violation(Box<Violation>),
+    /// The emulator failed.
+    #[error(transparent)]
+    Internal(#[from] EmulatorError),
+}
+
+impl Emulator {
+    /// A device with this configuration.
+    pub fn new(config: Config) -> Emulator {
+        let memory = Memory::new(config.gpu.memory);
+        Emulator {
+            inner: Arc::new(Inner { config, memory }),
+        }
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// Allocates memory, whose bytes are uninitialised, and returns its address. Nothing lies
+    /// next to it.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfMemory`] if the model, or the host, has not that much left.
+    pub fn alloc(&self, bytes: u64) -> Result<u64, MemoryError> {
+        self.inner
+            .memory
+            .alloc(bytes, AllocationKind::Buffer, "")
+            .map(|allocation| allocation.base)
+    }
+
+    /// Frees an allocation; its addresses are never used again.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotAllocated`] if no allocation starts there.
+    pub fn free(&self, address: u64) -> Result<(), MemoryError> {
+        self.inner.memory.free(address)
+    }
+
+    /// Writes bytes to memory.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfBounds`] if the range does not lie in one allocation.
+    pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), MemoryError> {
+        self.inner.memory.write(address, bytes)
+    }
+
+    /// Reads bytes of memory, also where they were never written (see [`Emulator::initialised`]).
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfBounds`] if the range does not lie in one allocation.
+    pub fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), MemoryError> {
+        self.inner.memory.read(address, bytes)
+    }
+
+    /// Sets `len` bytes of memory to `byte`.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfBounds`] if the range does not lie in one allocation.
+    pub fn fill(&self, address: u64, byte: u8, len: u64) -> Result<(), MemoryError> {
+        self.inner.memory.fill(address, byte, len)
+    }
+
+    /// Whether all bytes of a range were written with initialised values.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfBounds`] if the range does not lie in one allocation.
+    pub fn initialised(&self, address: u64, len: u64) -> Result<bool, MemoryError> {
+        self.inner.memory.initialised(address, len)
+    }
+
+    /// Loads a PTX text: parses it and gives its variables their memory. Kernels are bound when they
+    /// are asked for.
+    ///
+    /// # Errors
+    /// [`LoadError`] with the line and the token.
+    pub fn load(&self, ptx: &str) -> Result<Module, LoadError> {
+        let module = crate::parse::parse(ptx)?;
+        let target = module
+            .target
+            .iter()
+            .find_map(|target| target.strip_prefix("sm_"));
+        let sm = target
+            .and_then(|t| t.trim_end_matches(char::is_alphabetic).parse::<u32>().ok())
+            .unwrap_or(0);
+        if sm > self.inner.config.gpu.sm() {
+            let model = format!(
+                "the device is an {} (sm_{})",
+                self.inner.config.gpu.name,
+                self.inner.config.gpu.sm()
+            );
+            return Err(LoadError::new(0, &format!("sm_{sm}"), model));
+        }
+        let (symbols, sizes) = self.variables(&module)?;
+        let inner = ModuleInner {
+            device: self.clone(),
+            source: ptx.to_string(),
+            module,
+            symbols,
+            sizes,
+        };
+        Ok(Module {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Allocates and initialises the module's variables.
+    fn variables(
+        &self,
+        module: &ast::Module,
+    ) -> Result<(ModuleSymbols, HashMap<String, u64>), LoadError> {
+        let mut symbols = ModuleSymbols::default();
+        let mut sizes = HashMap::new();
+        let mut allocated = Vec::new();
+        for variable in &module.variables {
+            let kind = match variable.space {
+                Space::Global => AllocationKind::Global,
+                Space::Const => AllocationKind::Const,
+                _ => continue,
+            };
+            let wrong = |message: String| LoadError::new(variable.line, &variable.name, message);
+            let element = u64::from(variable.ty.bits().max(8) / 8);
+            let size = bind::size_of(variable).unwrap_or(element * variable.init.len() as u64);
+            let allocation = self
+                .inner
+                .memory
+                .alloc(size, kind, &variable.name)
+                .map_err(|error| wrong(error.to_string()))?;
+            symbols
+                .addresses
+                .insert(variable.name.clone(), (variable.space, allocation.base));
+            sizes.insert(variable.name.clone(), size);
+            allocated.push((variable, allocation, size, element));
+        }
+        for (variable, allocation, size, element) in allocated {
+            let mut bytes = Vec::new();
+            for init in &variable.init {
+                let value = initial(init, variable.ty, &symbols).ok_or_else(|| {
+                    LoadError::new(
+                        variable.line,
+                        &variable.name,
+                        "unknown name in its initialiser",
+                    )
+                })?;
+                bytes.extend_from_slice(&value.to_le_bytes()[..element.min(16) as usize]);
+            }
+            // What has no initialiser is zero: PTX says so for both spaces.
+            bytes.resize(usize::try_from(size).unwrap_or(0).max(bytes.len()), 0);
+            bytes.truncate(usize::try_from(size).unwrap_or(0));
+            allocation.write(0, &bytes);
+        }
+        Ok((symbols, sizes))
+    }
+
+    /// Runs a kernel to its end. `params` are the bytes of each parameter.
+    ///
+    /// # Errors
+    /// [`LaunchError::Config`] for what the driver would refuse, [`LaunchError::Violation`] if the
+    /// program breaks a rule, [`LaunchError::Internal`] if the emulator fails.
+    pub fn launch(
+        &self,
+        kernel: &Kernel,
+        config: &LaunchConfig,
+        params: &[&[u8]],
+    ) -> Result<LaunchStats, LaunchError> {
+        let program = &*kernel.program;
+        if !Arc::ptr_eq(&self.inner, &kernel.module.inner.device.inner) {
+            return Err(ConfigError::OtherDevice.into());
+        }
+        let shared_bytes = self.check_launch(program, config)?;
+        let buffer = parameter_buffer(program, params)?;
+        let table = self.inner.memory.table();
+        let settings = &self.inner.config;
+        let launch = Launch {
+            program,
+            memory: &self.inner.memory,
+            table: &table,
+            params: &buffer,
+            grid: config.grid,
+            block: config.block,
+            dynamic_shared: config.dynamic_smem,
+            shared_bytes,
+            gpu: &settings.gpu,
+            checks: settings.checks,
+            mma: settings.mma,
+            seed: settings.seed,
+            budget: settings.budget,
+        };
+        let threads = match settings.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        match machine::run(&launch, threads) {
+            Ok(counters) => Ok(LaunchStats::new(program, &counters)),
+            Err(Stop::Emulator(error)) => Err(error.into()),
+            Err(Stop::Program(failure)) => Err(LaunchError::Violation(Box::new(violation(
+                &launch, kernel, *failure,
+            )))),
+        }
+    }
+
+    /// Enforces the model's limits; the shared memory of a block otherwise.
+    fn check_launch(&self, program: &Program, config: &LaunchConfig) -> Result<u32, ConfigError> {
+        let gpu = &self.inner.config.gpu;
+        let beyond = |extent: [u32; 3], limit: [u32; 3]| {
+            extent
+                .iter()
+                .zip(limit)
+                .any(|(extent, limit)| *extent == 0 || *extent > limit)
+        };
+        if beyond(config.grid, gpu::MAX_GRID) {
+            return Err(ConfigError::Grid {
+                grid: config.grid,
+                limit: gpu::MAX_GRID,
+            });
+        }
+        let block = config.block;
+        let threads: u64 = block.iter().map(|extent| u64::from(*extent)).product();
+        if beyond(block, gpu::MAX_BLOCK) || threads > gpu::THREADS_PER_BLOCK {
+            let (limit, threads) = (gpu::MAX_BLOCK, gpu::THREADS_PER_BLOCK);
+            return Err(ConfigError::Block {
+                block,
+                limit,
+                threads,
+            });
+        }
+        if program
+            .max_threads
+            .is_some_and(|most| threads > u64::from(most))
+        {
+            let allowed = format!("at most {}", program.max_threads.unwrap_or(0));
+            return Err(ConfigError::BlockOfKernel { block, allowed });
+        }
+        if program
+            .required_block
+            .is_some_and(|required| required != block)
+        {
+            let allowed = format!("{:?}", program.required_block.unwrap_or_default());
+            return Err(ConfigError::BlockOfKernel { block, allowed });
+        }
+        let fixed = program.dynamic_shared.unwrap_or(program.static_shared);
+        let bytes = u64::from(fixed) + u64::from(config.dynamic_smem);
+        if bytes > u64::from(gpu.shared_per_block) || program.static_shared > gpu::SHARED_DEFAULT {
+            let limit = if program.static_shared > gpu::SHARED_DEFAULT {
+                gpu::SHARED_DEFAULT
+            } else {
+                gpu.shared_per_block
+            };
+            return Err(ConfigError::SharedMemory {
+                bytes,
+                limit,
+                gpu: gpu.name,
+            });
+        }
+        if u64::from(program.param_bytes) > gpu::PARAMETER_BYTES {
+            return Err(ConfigError::ParameterBytes {
+                bytes: program.param_bytes,
+                limit: gpu::PARAMETER_BYTES,
+            });
+        }
+        Ok(bytes as u32)
+    }
+}
+
+/// The parameters at their offsets.
+fn parameter_buffer(program: &Program, params: &[&[u8]]) -> Result<Vec<u8>, ConfigError> {
+    let expected = program.params.iter().map(|param| param.size as usize);
+    if !expected.eq(params.iter().map(|param| param.len())) {
+        return Err(ConfigError::Parameters {
+            expected: program.params.iter().map(|param| param.size).collect(),
+            got: params.iter().map(|param| param.len()).collect(),
+        });
+    }
+    let mut buffer = vec![0; program.param_bytes as usize];
+    for (declared, given) in program.params.iter().zip(params) {
+        if let Some(place) =
+            buffer.get_mut(declared.offset as usize..(declared.offset + declared.size) as usize)
+        {
+            place.copy_from_slice(given);
+        }
+    }
+    Ok(buffer)
+}
+
+/// Bits of an initialiser's element.
+fn initial(init: &Init, ty: ast::Type, symbols: &ModuleSymbols) -> Option<u128> {
+    Some(match init {
+        Init::Int(value) => match ty {
+            ast::Type::F32 => u128::from((*value as f32).to_bits()),
+            ast::Type::F64 => u128::from((*value as f64).to_bits()),
+            _ => *value as u128,
+        },
+        Init::Float(value) => match ty {
+            ast::Type::F64 => u128::from(value.to_bits()),
+            _ => u128::from((*value as f32).to_bits()),
+        },
+        Init::Address {
+            name, offset, mask, ..
+        } => {
+            let (_, address) = symbols.addresses.get(name)?;
+            let address = address.wrapping_add_signed(*offset);
+            u128::from(match mask {
+                Some(mask) => (address & mask) >> mask.trailing_zeros().min(63),
+                None => address,
+            })
+        }
+    })
+}
+
+/// Tells a failure with all that is known about it.
+fn violation(launch: &Launch<'_>, kernel: &Kernel, failure: Failure) -> Violation {
+    let program = launch.program;
+    let about = program.about.get(failure.pc as usize);
+    let line = about.map_or(0, |about| about.line);
+    let module = &kernel.module.inner;
+    let text = module
+        .source
+        .lines()
+        .nth((line as usize).saturating_sub(1))
+        .unwrap_or("")
+        .trim();
+    let source_line = about.and_then(|about| about.source).map(|(file, line)| {
+        let name = module
+            .module
+            .files
+            .iter()
+            .find(|(number, _)| *number == file);
+        (
+            name.map_or_else(|| format!("file {file}"), |(_, name)| name.clone()),
+            line,
+        )
+    });
+    let [x, y, _] = launch.grid.map(u64::from);
+    let block = [
+        failure.block % x,
+        failure.block / x % y,
+        failure.block / (x * y),
+    ]
+    .map(|c| c as u32);
+    let mut kind = failure.fault.kind;
+    if let Kind::SharedRace { line, .. } = &mut kind {
+        *line = program
+            .about
+            .get(*line as usize)
+            .map_or(0, |about| about.line);
+    }
+    Violation {
+        kind,
+        kernel: program.name.clone(),
+        line,
+        instruction: text.to_string(),
+        source_line,
+        block,
+        warp: failure.warp as u32,
+        lanes: failure.fault.lanes,
+        address: failure.fault.address,
+        place: failure.fault.address.map(|address| place(launch, address)),
+        seed: launch.seed,
+    }
+}
+
+/// Where an address lies.
+fn place(launch: &Launch<'_>, address: u64) -> String {
+    if Window::of(address) == Window::Shared {
+        let first = u64::from(SHARED_BASE);
+        let size = launch.shared_bytes;
+        return format!("shared memory of {size} bytes starts at {first:#x}");
+    }
+    let Some(allocation) = launch.table.nearest(address) else {
+        return "nothing is allocated".to_string();
+    };
+    let name = match allocation.name.as_str() {
+        "" => format!(
+            "the allocation of {} bytes at {:#x}",
+            allocation.size, allocation.base
+        ),
+        name => format!("variable {name} of {} bytes", allocation.size),
+    };
+    if launch.table.was_freed(address) {
+        return "in an allocation that has been freed".to_string();
+    }
+    match address.checked_sub(allocation.base) {
+        None => format!("{} bytes before {name}", allocation.base - address),
+        Some(offset) if offset < allocation.size => format!("at offset {offset} in {name}"),
+        Some(offset) => format!("{} bytes behind {name}", offset - allocation.size),
+    }
+}
+
+impl Module {
+    /// Names of its kernels.
+    pub fn kernels(&self) -> impl Iterator<Item = &str> {
+        let functions = self.inner.module.functions.iter();
+        functions
+            .filter(|function| function.entry && function.body.is_some())
+            .map(|f| f.name.as_str())
+    }
+
+    /// Binds a kernel.
+    ///
+    /// # Errors
+    /// [`LoadError`] if there is none of this name, or if it has something that is not supported.
+    pub fn kernel(&self, name: &str) -> Result<Kernel, LoadError> {
+        let inner = &self.inner;
+        let found = inner
+            .module
+            .functions
+            .iter()
+            .find(|f| f.entry && f.name == name && f.body.is_some());
+        let Some(function) = found else {
+            let mut error = LoadError::new(0, name, "the module has no such kernel");
+            error.alternatives = self.kernels().map(ToString::to_string).collect();
+            return Err(error);
+        };
+        let sm = inner.device.inner.config.gpu.sm();
+        let program = bind::bind(&inner.module, &inner.symbols, function, sm)?;
+        Ok(Kernel {
+            module: self.clone(),
+            program: Arc::new(program),
+        })
+    }
+
+    /// Address and size of a `.global` or `.const` variable.
+    pub fn symbol(&self, name: &str) -> Option<(u64, u64)> {
+        let (_, address) = self.inner.symbols.addresses.get(name)?;
+        Some((*address, *self.inner.sizes.get(name)?))
+    }
+
+    /// The bytes of a `.global` or `.const` variable as they are now.
+    pub fn symbol_bytes(&self, name: &str) -> Option<Vec<u8>> {
+        let (address, size) = self.symbol(name)?;
+        let mut bytes = vec![0; usize::try_from(size).ok()?];
+        self.inner.device.read(address, &mut bytes).ok()?;
+        Some(bytes)
+    }
+}
+
+impl Kernel {
+    /// What it declares.
+    pub fn info(&self) -> KernelInfo {
+        let program = &self.program;
+        KernelInfo {
+            name: program.name.clone(),
+            params: program.params.clone(),
+            param_bytes: program.param_bytes,
+            max_threads: program.max_threads,
+            required_block: program.required_block,
+            static_shared: program.static_shared,
+            local_bytes: program.local_bytes,
+        }
+    }
+}

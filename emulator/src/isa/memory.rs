@@ -1,0 +1,465 @@
+//! Loads, stores, addresses, and hints about caches.
+//!
+//! Cache operators and eviction priorities are checked and have no effect; `.volatile`, `.relaxed`,
+//! `.acquire` and `.release` accesses are ordinary ones to this machine, which runs one instruction of a
+//! block at a time.
+
+use super::prelude::*;
+use crate::ast::Space;
+use crate::memory::Window;
+use crate::memory::access::{Words, space};
+
+const SPACES: &[&str] = &[
+    "global",
+    "shared",
+    "shared::cta",
+    "local",
+    "param",
+    "param::entry",
+    "param::func",
+    "const",
+];
+const LOADABLE: &[Type] = &[
+    B8, B16, B32, B64, U8, U16, U32, U64, S8, S16, S32, S64, F32, F64, F16, F16x2, BF16, BF16x2,
+];
+const EVICTION: &[&str] = &[
+    "L1::evict_normal",
+    "L1::evict_unchanged",
+    "L1::evict_first",
+    "L1::evict_last",
+    "L1::no_allocate",
+];
+const PREFETCH: &[&str] = &["L2::64B", "L2::128B", "L2::256B"];
+const SCOPES: &[&str] = &["cta", "cluster", "gpu", "sys"];
+const LOAD_ORDER: &[&str] = &["weak", "volatile", "relaxed", "acquire", "mmio"];
+const STORE_ORDER: &[&str] = &["weak", "volatile", "relaxed", "release", "mmio"];
+const VECTORS: &[&str] = &["v2", "v4"];
+
+pub(super) static ROWS: &[Row] = &[
+    row(
+        "ld",
+        "Data Movement and Conversion Instructions: ld",
+        Class::Memory,
+    )
+    .mods(&[
+        maybe("order", LOAD_ORDER),
+        maybe("scope", SCOPES),
+        maybe("space", SPACES),
+        flag("nc"),
+        maybe("cache", &["ca", "cg", "cs", "lu", "cv"]),
+        maybe("eviction", EVICTION),
+        maybe("hint", &["L2::cache_hint"]),
+        maybe("prefetch", PREFETCH),
+        maybe("vector", VECTORS),
+        types(LOADABLE),
+    ])
+    .args(&[DV(T0, Count::Group("vector")), A, Opt(&S(Is(B64)))])
+    .exec(load),
+    row(
+        "ld.shared",
+        "Data Movement and Conversion Instructions: ld",
+        Class::Shared,
+    )
+    .mods(&[
+        maybe("order", LOAD_ORDER),
+        maybe("scope", SCOPES),
+        maybe("vector", VECTORS),
+        types(LOADABLE),
+    ])
+    .args(&[DV(T0, Count::Group("vector")), A])
+    .exec(load),
+    row(
+        "ldu",
+        "Data Movement and Conversion Instructions: ldu",
+        Class::Memory,
+    )
+    .mods(&[
+        maybe("space", &["global"]),
+        maybe("vector", VECTORS),
+        types(LOADABLE),
+    ])
+    .args(&[DV(T0, Count::Group("vector")), A])
+    .exec(load),
+    row(
+        "st",
+        "Data Movement and Conversion Instructions: st",
+        Class::Memory,
+    )
+    .mods(&[
+        maybe("order", STORE_ORDER),
+        maybe("scope", SCOPES),
+        maybe("space", SPACES),
+        maybe("cache", &["wb", "cg", "cs", "wt"]),
+        maybe("eviction", EVICTION),
+        maybe("hint", &["L2::cache_hint"]),
+        maybe("vector", VECTORS),
+        types(LOADABLE),
+    ])
+    .args(&[A, SV(T0, Count::Group("vector")), Opt(&S(Is(B64)))])
+    .exec(store),
+    row(
+        "st.shared",
+        "Data Movement and Conversion Instructions: st",
+        Class::Shared,
+    )
+    .mods(&[
+        maybe("order", STORE_ORDER),
+        maybe("scope", SCOPES),
+        maybe("vector", VECTORS),
+        types(LOADABLE),
+    ])
+    .args(&[A, SV(T0, Count::Group("vector"))])
+    .exec(store),
+    row(
+        "prefetch",
+        "Data Movement and Conversion Instructions: prefetch",
+        Class::Memory,
+    )
+    .mods(&[
+        maybe("space", &["global", "local"]),
+        one("level", &["L1", "L2", "L2::evict_last", "L2::evict_normal"]),
+    ])
+    .args(&[A])
+    .exec(|_| Some(exec!(|_w, _i, _m| Ok(Flow::Next)))),
+    row(
+        "prefetchu",
+        "Data Movement and Conversion Instructions: prefetchu",
+        Class::Memory,
+    )
+    .mods(&[need("L1")])
+    .args(&[A])
+    .exec(|_| Some(exec!(|_w, _i, _m| Ok(Flow::Next)))),
+    row(
+        "cvta",
+        "Data Movement and Conversion Instructions: cvta",
+        Class::Int,
+    )
+    .mods(&[flag("to"), one("space", SPACES), types(&[U32, U64])])
+    .args(&[D(T0), S(T0)])
+    .exec(convert_address),
+    row(
+        "isspacep",
+        "Data Movement and Conversion Instructions: isspacep",
+        Class::Int,
+    )
+    .mods(&[one("space", SPACES)])
+    .args(&[D(Is(Pred)), S(Is(U64))])
+    .exec(|f| {
+        f.aux = window(f.one("space")?) as u64;
+        Some(exec!(|w, i, m| {
+            let addresses = w.get::<u64>(i.s[0]);
+            let inside = |lane: &usize| Window::of(addresses[*lane]) as u64 == i.aux;
+            let bits = (0..32)
+                .filter(inside)
+                .fold(0, |bits, lane| bits | 1 << lane);
+            let valid = w.valid::<u64>(i.s[0]);
+            w.put_pred(i.d[0], m, valid, bits);
+            Ok(Flow::Next)
+        }))
+    }),
+    row(
+        "createpolicy.fractional",
+        "Data Movement and Conversion Instructions: createpolicy",
+        Class::Move,
+    )
+    .mods(&[
+        one(
+            "primary",
+            &[
+                "L2::evict_last",
+                "L2::evict_normal",
+                "L2::evict_first",
+                "L2::evict_unchanged",
+            ],
+        ),
+        maybe("secondary", &["L2::evict_first", "L2::evict_unchanged"]),
+        types(&[B64]),
+    ])
+    .args(&[D(T0), Opt(&S(Is(F32)))])
+    .since(80, 7, 4)
+    .exec(|_| {
+        Some(exec!(|w, i, m| {
+            w.put(i.d[0], m, u32::MAX, [1u64; 32]);
+            Ok(Flow::Next)
+        }))
+    }),
+];
+
+/// How an access is laid out: `inst.aux` of loads and stores.
+#[derive(Clone, Copy)]
+struct Layout(u64);
+
+impl Layout {
+    fn new(
+        bytes: u32,
+        signed: bool,
+        wide_register: bool,
+        wide_address: bool,
+        elements: usize,
+    ) -> Layout {
+        let flags =
+            u64::from(signed) | u64::from(wide_register) << 1 | u64::from(wide_address) << 2;
+        Layout(u64::from(bytes) | flags << 8 | (elements as u64) << 16)
+    }
+    /// Bytes of an element.
+    #[inline(always)]
+    fn bytes(self) -> u32 {
+        self.0 as u32 & 0xff
+    }
+    #[inline(always)]
+    fn signed(self) -> bool {
+        self.0 >> 8 & 1 != 0
+    }
+    /// Whether registers have 64 bits (elements may have less).
+    #[inline(always)]
+    fn wide_register(self) -> bool {
+        self.0 >> 9 & 1 != 0
+    }
+    #[inline(always)]
+    fn wide_address(self) -> bool {
+        self.0 >> 10 & 1 != 0
+    }
+    #[inline(always)]
+    fn elements(self) -> usize {
+        (self.0 >> 16) as usize
+    }
+}
+
+fn window(space: &str) -> Window {
+    match space {
+        "shared" | "shared::cta" => Window::Shared,
+        "local" => Window::Local,
+        "param" | "param::entry" | "param::func" => Window::Param,
+        _ => Window::Global,
+    }
+}
+
+/// The space that an access works on; parameters of calls are local memory.
+fn space_of(f: &Form<'_>) -> u8 {
+    if f.row.opcode.ends_with(".shared") {
+        return space::SHARED;
+    }
+    match f.one("space") {
+        Some("global") => space::GLOBAL,
+        Some("shared" | "shared::cta") => space::SHARED,
+        Some("local") => space::LOCAL,
+        Some("const") => space::CONST,
+        Some(_) if f.base == Some(Space::Local) => space::LOCAL,
+        Some(_) => space::PARAM,
+        None => space::GENERIC,
+    }
+}
+
+/// Bytes of an access, and its [`Layout`], given the width of its registers.
+fn layout(f: &Form<'_>, registers: &[u32], address: usize) -> Option<(u32, Layout)> {
+    let bytes = f.ty(0).bits() / 8;
+    let elements = f
+        .one("vector")
+        .map_or(1, |vector| if vector == "v2" { 2 } else { 4 });
+    let wide = registers.first().is_some_and(|bits| *bits == 64);
+    if registers.iter().any(|bits| (*bits == 64) != wide) {
+        return None;
+    }
+    let signed = matches!(f.ty(0), S8 | S16 | S32);
+    let wide_address = *f.src_bits.get(address)? == 64;
+    let layout = Layout::new(bytes, signed, wide, wide_address, elements);
+    let total = bytes * elements as u32;
+    (total <= 16).then_some((total, layout))
+}
+
+/// Instantiates for the number of words and the space of an access.
+macro_rules! per_shape {
+    ($words:expr, $space:expr, $e:expr) => {
+        match $words {
+            1 => {
+                const WORDS: usize = 1;
+                per_space!([GLOBAL SHARED LOCAL PARAM CONST GENERIC] $space, $e)
+            }
+            2 => {
+                const WORDS: usize = 2;
+                per_space!([GLOBAL SHARED LOCAL PARAM CONST GENERIC] $space, $e)
+            }
+            4 => {
+                const WORDS: usize = 4;
+                per_space!([GLOBAL SHARED LOCAL PARAM CONST GENERIC] $space, $e)
+            }
+            _ => None,
+        }
+    };
+}
+
+macro_rules! per_space {
+    ([$($S:ident)+] $space:expr, $e:expr) => {
+        match $space {
+            $(space::$S => {
+                const SPACE: u8 = space::$S;
+                Some($e)
+            })+
+            _ => None,
+        }
+    };
+}
+
+fn load(f: &mut Form<'_>) -> Option<ExecFn> {
+    let (bytes, layout) = layout(f, f.dst_bits, 0)?;
+    f.aux = layout.0;
+    per_shape!(
+        bytes.div_ceil(4),
+        space_of(f),
+        exec!(|w, i, m| {
+            let layout = Layout(i.aux);
+            let addresses = w.addresses(i, 0, 0, layout.wide_address(), m)?;
+            let bytes = layout.bytes() * layout.elements() as u32;
+            let got = w.load::<WORDS, SPACE>(&addresses, m, bytes)?;
+            deliver(w, i, m, layout, &got);
+            Ok(Flow::Next)
+        })
+    )
+}
+
+/// Writes loaded words to the destination registers.
+#[inline(always)]
+fn deliver<const W: usize>(w: &mut Warp<'_>, i: &Inst, m: u32, layout: Layout, got: &Words<W>) {
+    if layout.bytes() == 4 && !layout.wide_register() {
+        for n in 0..W {
+            w.set32(i.d[n], m, got.valid[n], &got.words[n]);
+        }
+        return;
+    }
+    if layout.bytes() == 8 {
+        for n in 0..W / 2 {
+            let mut out = [0; 32];
+            for lane in 0..32 {
+                out[lane] =
+                    u64::from(got.words[2 * n + 1][lane]) << 32 | u64::from(got.words[2 * n][lane]);
+            }
+            w.set64(i.d[n], m, got.valid[2 * n] & got.valid[2 * n + 1], &out);
+        }
+        return;
+    }
+    let bits = layout.bytes() * 8;
+    for element in 0..layout.elements().min(8) {
+        let at = element as u32 * bits;
+        let (word, shift) = (at as usize / 32 % W, at % 32);
+        let mut out = [0; 32];
+        for lane in 0..32 {
+            let raw = u64::from(got.words[word][lane] >> shift) << (64 - bits);
+            out[lane] = if layout.signed() {
+                (raw as i64 >> (64 - bits)) as u64
+            } else {
+                raw >> (64 - bits)
+            };
+        }
+        if layout.wide_register() {
+            w.set64(i.d[element], m, got.valid[word], &out);
+        } else {
+            w.set32(
+                i.d[element],
+                m,
+                got.valid[word],
+                &out.map(|value| value as u32),
+            );
+        }
+    }
+}
+
+fn store(f: &mut Form<'_>) -> Option<ExecFn> {
+    // Behind the address come the values, and perhaps a cache policy.
+    let elements = f
+        .one("vector")
+        .map_or(1, |vector| if vector == "v2" { 2 } else { 4 });
+    let registers = f.src_bits.get(1..1 + elements)?;
+    let (bytes, layout) = layout(f, registers, 0)?;
+    f.aux = layout.0;
+    per_shape!(
+        bytes.div_ceil(4),
+        space_of(f),
+        exec!(|w, i, m| {
+            let layout = Layout(i.aux);
+            let addresses = w.addresses(i, 0, 0, layout.wide_address(), m)?;
+            let bytes = layout.bytes() * layout.elements() as u32;
+            let data = collect::<WORDS>(w, i, layout);
+            w.store::<WORDS, SPACE>(&addresses, m, bytes, &data)?;
+            Ok(Flow::Next)
+        })
+    )
+}
+
+/// The words that a store writes.
+#[inline(always)]
+fn collect<const W: usize>(w: &Warp<'_>, i: &Inst, layout: Layout) -> Words<W> {
+    let mut data = Words::EMPTY;
+    if layout.bytes() == 4 && !layout.wide_register() {
+        for n in 0..W {
+            data.words[n] = w.r32(i.s[1 + n]).0;
+            data.valid[n] = w.valid32(i.s[1 + n]);
+        }
+        return data;
+    }
+    if layout.bytes() == 8 {
+        for n in 0..W / 2 {
+            let source = w.r64(i.s[1 + n]);
+            for lane in 0..32 {
+                data.words[2 * n][lane] = source.0[lane] as u32;
+                data.words[2 * n + 1][lane] = (source.0[lane] >> 32) as u32;
+            }
+            let valid = w.valid64(i.s[1 + n]);
+            data.valid[2 * n] = valid;
+            data.valid[2 * n + 1] = valid;
+        }
+        return data;
+    }
+    let bits = layout.bytes() * 8;
+    data.valid = [u32::MAX; W];
+    for element in 0..layout.elements().min(8) {
+        let at = element as u32 * bits;
+        let (word, shift) = (at as usize / 32 % W, at % 32);
+        let slot = i.s[1 + element];
+        let (raw, valid) = if layout.wide_register() {
+            (w.r64(slot).0.map(|value| value as u32), w.valid64(slot))
+        } else {
+            (w.r32(slot).0, w.valid32(slot))
+        };
+        for lane in 0..32 {
+            data.words[word][lane] |= (raw[lane] & (u32::MAX >> (32 - bits))) << shift;
+        }
+        data.valid[word] &= valid;
+    }
+    data
+}
+
+/// Adds (or, towards the space, subtracts) the base of a window.
+macro_rules! lanes_offset {
+    ($TO:ident) => {
+        exec!(|w, i, m| {
+            let mut addresses = w.get::<u64>(i.s[0]);
+            let valid = w.valid::<u64>(i.s[0]);
+            for address in &mut addresses {
+                *address = if $TO {
+                    address.wrapping_sub(i.aux)
+                } else {
+                    address.wrapping_add(i.aux)
+                };
+            }
+            w.put(i.d[0], m, valid, addresses);
+            Ok(Flow::Next)
+        })
+    };
+}
+
+fn convert_address(f: &mut Form<'_>) -> Option<ExecFn> {
+    if f.ty(0) != U64 {
+        return None;
+    }
+    let window = window(f.one("space")?);
+    if window == Window::Global {
+        return Some(exec!(|w, i, m| {
+            let addresses = w.get::<u64>(i.s[0]);
+            let valid = w.valid::<u64>(i.s[0]);
+            w.put(i.d[0], m, valid, addresses);
+            Ok(Flow::Next)
+        }));
+    }
+    f.aux = window.base();
+    per_flag!(f.has("to"), TO => Some(lanes_offset!(TO)))
+}

@@ -1,0 +1,158 @@
+//! Barriers and fences.
+use super::prelude::*;
+use crate::machine::{Reduce, Request};
+
+const TITLE: &str = "Parallel Synchronization and Communication Instructions: bar, barrier";
+
+/// `bar.sync a{, b}` and its like, with and without `.aligned`: `.cta` may be written.
+const CTA: Mod = maybe("scope", &["cta"]);
+
+pub(super) static ROWS: &[Row] = &[
+    row("bar", TITLE, Class::Sync)
+        .mods(&[need("sync"), CTA])
+        .args(&[S(Is(U32)), Opt(&S(Is(U32)))])
+        .together(Together::Live)
+        .exec(|_| Some(exec!(|w, i, m| barrier(w, i, m, false)))),
+    row("bar", TITLE, Class::Sync)
+        .mods(&[need("arrive"), CTA])
+        .args(&[S(Is(U32)), S(Is(U32))])
+        .together(Together::Live)
+        .exec(|_| Some(exec!(|w, i, m| barrier(w, i, m, true)))),
+    row("barrier", TITLE, Class::Sync)
+        .mods(&[need("sync"), need("aligned"), CTA])
+        .args(&[S(Is(U32)), Opt(&S(Is(U32)))])
+        .together(Together::Live)
+        .exec(|_| Some(exec!(|w, i, m| barrier(w, i, m, false)))),
+    row("barrier", TITLE, Class::Sync)
+        .mods(&[need("sync"), CTA])
+        .args(&[S(Is(U32)), Opt(&S(Is(U32)))])
+        .exec(|_| Some(exec!(|w, i, m| barrier(w, i, m, false)))),
+    row("barrier", TITLE, Class::Sync)
+        .mods(&[need("arrive"), need("aligned"), CTA])
+        .args(&[S(Is(U32)), S(Is(U32))])
+        .together(Together::Live)
+        .exec(|_| Some(exec!(|w, i, m| barrier(w, i, m, true)))),
+    row("barrier", TITLE, Class::Sync)
+        .mods(&[need("arrive"), CTA])
+        .args(&[S(Is(U32)), S(Is(U32))])
+        .exec(|_| Some(exec!(|w, i, m| barrier(w, i, m, true)))),
+    row("bar", TITLE, Class::Sync)
+        .mods(&[need("red"), need("popc"), CTA, types(&[U32])])
+        .args(&[D(T0), S(Is(U32)), S(Is(Pred))])
+        .together(Together::Live)
+        .exec(|_| Some(exec!(|w, i, m| reduce(w, i, m, Reduce::Count)))),
+    row("bar", TITLE, Class::Sync)
+        .mods(&[need("red"), one("op", &["and", "or"]), CTA, types(&[Pred])])
+        .args(&[D(T0), S(Is(U32)), S(Is(Pred))])
+        .together(Together::Live)
+        .exec(reduce_predicate),
+    row("barrier", TITLE, Class::Sync)
+        .mods(&[
+            need("red"),
+            need("popc"),
+            need("aligned"),
+            CTA,
+            types(&[U32]),
+        ])
+        .args(&[D(T0), S(Is(U32)), S(Is(Pred))])
+        .together(Together::Live)
+        .exec(|_| Some(exec!(|w, i, m| reduce(w, i, m, Reduce::Count)))),
+    row("barrier", TITLE, Class::Sync)
+        .mods(&[
+            need("red"),
+            need("aligned"),
+            one("op", &["and", "or"]),
+            CTA,
+            types(&[Pred]),
+        ])
+        .args(&[D(T0), S(Is(U32)), S(Is(Pred))])
+        .together(Together::Live)
+        .exec(reduce_predicate),
+    row(
+        "bar.warp.sync",
+        "Parallel Synchronization and Communication Instructions: bar.warp.sync",
+        Class::Sync,
+    )
+    .args(&[S(Is(B32))])
+    .together(Together::Mask(0))
+    .exec(|_| {
+        Some(exec!(|w, _i, _m| {
+            let index = w.index;
+            w.shared.clocks.pass(index);
+            Ok(Flow::Next)
+        }))
+    }),
+    // One instruction of a block runs at a time, and every access is seen at once.
+    row(
+        "membar",
+        "Parallel Synchronization and Communication Instructions: membar",
+        Class::Sync,
+    )
+    .mods(&[one("level", &["cta", "gl", "sys"])])
+    .exec(|_| Some(exec!(|_w, _i, _m| Ok(Flow::Next)))),
+    row(
+        "fence",
+        "Parallel Synchronization and Communication Instructions: fence",
+        Class::Sync,
+    )
+    .mods(&[
+        maybe("semantics", &["sc", "acq_rel"]),
+        one("scope", &["cta", "cluster", "gpu", "sys"]),
+    ])
+    .since(70, 6, 0)
+    .exec(|_| Some(exec!(|_w, _i, _m| Ok(Flow::Next)))),
+];
+
+fn reduce_predicate(f: &mut Form<'_>) -> Option<ExecFn> {
+    Some(if f.has("and") {
+        exec!(|w, i, m| reduce(w, i, m, Reduce::And))
+    } else {
+        exec!(|w, i, m| reduce(w, i, m, Reduce::Or))
+    })
+}
+
+/// The value that all lanes of `m` have in source operand `k`.
+fn uniform(w: &Warp<'_>, i: &Inst, m: u32, k: usize) -> Result<u32, Box<crate::violation::Fault>> {
+    w.need(m, w.valid::<u32>(i.s[k]), "an operand of the barrier")?;
+    let values = w.get::<u32>(i.s[k]);
+    let first = values[m.trailing_zeros() as usize % 32];
+    if (0..32).any(|lane| m >> lane & 1 != 0 && values[lane] != first) {
+        let reason = "the lanes of a warp name different barriers or counts".to_string();
+        return Err(w.fault(Kind::BadBarrier { id: first, reason }, m));
+    }
+    Ok(first)
+}
+
+fn barrier(w: &mut Warp<'_>, i: &Inst, m: u32, arrive: bool) -> Step {
+    let id = uniform(w, i, m, 0)?;
+    let mut threads = None;
+    if i.ns > 1 {
+        let count = uniform(w, i, m, 1)?;
+        if count == 0 || count % 32 != 0 {
+            let reason = format!("the number of threads, {count}, is no positive multiple of 32");
+            return Err(w.fault(Kind::BadBarrier { id, reason }, m));
+        }
+        threads = Some(count);
+    }
+    w.barrier = Request {
+        id,
+        threads,
+        arrive,
+        ..Request::default()
+    };
+    Ok(Flow::Barrier)
+}
+
+fn reduce(w: &mut Warp<'_>, i: &Inst, m: u32, reduce: Reduce) -> Step {
+    let id = uniform(w, i, m, 0)?;
+    w.need(m, w.valid_pred(i.s[1]), "the predicate of the barrier")?;
+    let votes = w.pred(i, 1) & m;
+    w.barrier = Request {
+        id,
+        reduce: Some(reduce),
+        votes,
+        slot: i.d[0],
+        ..Request::default()
+    };
+    Ok(Flow::Barrier)
+}

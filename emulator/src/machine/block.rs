@@ -1,0 +1,744 @@
+//! A block: its warps in turns that the seed draws, and its barriers.
+
+use super::lanes::{Group, Groups, State};
+use super::{Failure, Launch, Random, Reduce, Request, Stop};
+use crate::bind::Special;
+use crate::counters::Counters;
+use crate::isa::async_copy::Copies;
+use crate::isa::{Flow, Inst, Together};
+use crate::memory::bytes::Bytes;
+use crate::memory::shared::Shared;
+use crate::violation::{EmulatorError, Fault, Kind};
+use crate::warp::{Lanes, Registers, Warp};
+
+/// Least number of instructions that a warp runs in a turn; a random number up to as many comes on
+/// top.
+const TURN: u64 = 256;
+
+/// A warp between its turns.
+struct WarpState {
+    registers: Registers,
+    groups: Groups,
+    local: Vec<Bytes>,
+    copies: Copies,
+}
+
+/// A barrier of the block.
+#[derive(Debug, Clone, Default)]
+struct Barrier {
+    /// Number of threads it was used with, once somebody has arrived.
+    threads: Option<Option<u32>>,
+    /// Lanes that have arrived, by warp.
+    arrived: Vec<u32>,
+    /// Warps of which lanes wait.
+    waiting: Vec<usize>,
+    /// What the arrived know.
+    joined: Vec<u32>,
+    reduce: Option<Reduce>,
+    votes: u32,
+}
+
+/// A block of threads.
+pub(super) struct Block {
+    pub index: u64,
+    coordinates: [u32; 3],
+    shared: Shared,
+    warps: Vec<WarpState>,
+    barriers: [Barrier; 16],
+    random: Random,
+    executed: u64,
+}
+
+/// What came of a step.
+pub(super) enum Progress {
+    /// A warp has run.
+    Ran,
+    /// All threads have exited.
+    Done,
+}
+
+impl Block {
+    pub(super) fn new(launch: &Launch<'_>, index: u64) -> Block {
+        let warps = launch.threads().div_ceil(32) as usize;
+        let [r32, r64, p] = launch.program.layout.slots.map(usize::from);
+        let state = || WarpState {
+            registers: Registers {
+                r32: vec![Lanes([0; 32]); r32],
+                v32: vec![0; r32],
+                r64: vec![Lanes([0; 32]); r64],
+                v64: vec![0; r64],
+                p: vec![0; p],
+                vp: vec![0; p],
+                carry: 0,
+            },
+            groups: Groups::default(),
+            local: match launch.program.local_bytes {
+                0 => Vec::new(),
+                bytes => vec![Bytes::new(bytes); 32],
+            },
+            copies: Copies::default(),
+        };
+        let mut block = Block {
+            index,
+            coordinates: [0; 3],
+            shared: Shared::new(launch.shared_bytes, warps, launch.checks.race),
+            warps: (0..warps).map(|_| state()).collect(),
+            barriers: Default::default(),
+            random: Random::new(launch.seed, index),
+            executed: 0,
+        };
+        block.start(launch, index);
+        block
+    }
+
+    /// Makes it the block of this index, before its first instruction.
+    pub(super) fn start(&mut self, launch: &Launch<'_>, index: u64) {
+        let [x, y, _] = launch.grid.map(u64::from);
+        self.index = index;
+        self.coordinates = [
+            index % x.max(1),
+            index / x.max(1) % y.max(1),
+            index / (x * y).max(1),
+        ]
+        .map(|c| c as u32);
+        self.random = Random::new(launch.seed, index);
+        self.executed = 0;
+        let warps = self.warps.len();
+        self.shared.reset(warps);
+        self.barriers = Default::default();
+        for (number, warp) in self.warps.iter_mut().enumerate() {
+            let threads = launch.threads() - number as u32 * 32;
+            warp.groups.start(if threads >= 32 {
+                u32::MAX
+            } else {
+                (1 << threads) - 1
+            });
+            warp.copies.reset();
+            for local in &mut warp.local {
+                local.reset();
+            }
+            let registers = &mut warp.registers;
+            registers.v32.fill(0);
+            registers.v64.fill(0);
+            registers.vp.fill(0);
+            for fixed in 0..2.min(registers.p.len()) {
+                registers.p[fixed] = u32::MAX;
+                registers.vp[fixed] = u32::MAX;
+            }
+            for (special, slot) in &launch.program.layout.specials {
+                let slot = usize::from(*slot);
+                if let (Some(lanes), Some(valid)) =
+                    (registers.r32.get_mut(slot), registers.v32.get_mut(slot))
+                {
+                    for (lane, value) in lanes.0.iter_mut().enumerate() {
+                        *value = special_value(
+                            *special,
+                            launch,
+                            self.coordinates,
+                            number as u32,
+                            lane as u32,
+                        );
+                    }
+                    *valid = u32::MAX;
+                }
+            }
+        }
+    }
+
+    /// Lets a warp have its turn.
+    pub(super) fn step(
+        &mut self,
+        launch: &Launch<'_>,
+        counters: &mut Counters,
+    ) -> Result<Progress, Stop> {
+        let runnable = self
+            .warps
+            .iter()
+            .filter(|warp| warp.groups.runnable())
+            .count();
+        if runnable == 0 {
+            if self.warps.iter().all(|warp| warp.groups.list.is_empty()) {
+                return Ok(Progress::Done);
+            }
+            return Err(self.stuck(launch));
+        }
+        if self.executed > launch.budget {
+            let at = self
+                .warps
+                .iter()
+                .position(|warp| warp.groups.runnable())
+                .unwrap_or(0);
+            let pc = self.warps[at]
+                .groups
+                .list
+                .first()
+                .map_or(0, |group| group.pc);
+            return Err(self.failure(at, pc, Kind::Budget(self.executed), 0));
+        }
+        let nth = self.random.below(runnable as u64) as usize;
+        let chosen = self
+            .warps
+            .iter()
+            .enumerate()
+            .filter(|(_, warp)| warp.groups.runnable())
+            .nth(nth);
+        let Some((at, _)) = chosen else {
+            return Ok(Progress::Ran);
+        };
+        let turn = TURN + self.random.below(TURN);
+        self.turn(at, turn, launch, counters)?;
+        Ok(Progress::Ran)
+    }
+
+    fn failure(&self, warp: usize, pc: u32, kind: Kind, lanes: u32) -> Stop {
+        let fault = Fault {
+            kind,
+            lanes,
+            address: None,
+        };
+        Stop::Program(Box::new(Failure {
+            block: self.index,
+            warp,
+            pc,
+            fault,
+        }))
+    }
+
+    /// Runs warp `at` until it waits, ends, or has had its turn.
+    fn turn(
+        &mut self,
+        at: usize,
+        turn: u64,
+        launch: &Launch<'_>,
+        counters: &mut Counters,
+    ) -> Result<(), Stop> {
+        let Some(state) = self.warps.get_mut(at) else {
+            return Ok(());
+        };
+        let mut warp = Warp {
+            regs: &mut state.registers,
+            constants: &launch.program.constants,
+            launch,
+            shared: &mut self.shared,
+            local: &mut state.local,
+            copies: &mut state.copies,
+            counters,
+            index: at,
+            pc: 0,
+            live: state.groups.live,
+            clock: self.executed,
+            targets: [0; 32],
+            barrier: Request::default(),
+        };
+        let end = self.executed.saturating_add(turn);
+        let mut arrivals = Vec::new();
+        let mut exits = false;
+        while warp.clock < end {
+            let Some((group, stop)) = state.groups.take() else {
+                break;
+            };
+            let left = run_group(&mut warp, group, stop, end, &mut state.groups);
+            warp.live = state.groups.live;
+            match left {
+                Ok(Left::Somewhere) => {}
+                Ok(Left::Exited) => exits = true,
+                Ok(Left::Barrier(mask)) => {
+                    arrivals.push((warp.barrier, mask, warp.pc));
+                    // Others of the warp may have to see what the barrier does first.
+                    break;
+                }
+                Err(error) => {
+                    let (block, pc) = (self.index, warp.pc);
+                    return Err(match error {
+                        Wrong::Program(fault) => Stop::Program(Box::new(Failure {
+                            block,
+                            warp: at,
+                            pc,
+                            fault: *fault,
+                        })),
+                        Wrong::Emulator(text) => Stop::Emulator(EmulatorError(text)),
+                    });
+                }
+            }
+        }
+        self.executed = warp.clock;
+        for (request, mask, pc) in arrivals {
+            counters.barriers += 1;
+            self.arrive(at, mask, &request)
+                .map_err(|kind| self.failure(at, pc, kind, mask))?;
+        }
+        if exits {
+            for id in 0..16 {
+                self.release(id)
+                    .map_err(|kind| self.failure(at, 0, kind, 0))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lanes of a warp come to a barrier.
+    fn arrive(&mut self, at: usize, mask: u32, request: &Request) -> Result<(), Kind> {
+        let (warps, id) = (self.warps.len(), request.id);
+        let Some(barrier) = self.barriers.get_mut(id as usize) else {
+            return Err(Kind::BadBarrier {
+                id,
+                reason: "there are only barriers 0 to 15".into(),
+            });
+        };
+        let bad = |reason: String| Err(Kind::BadBarrier { id, reason });
+        barrier.arrived.resize(warps, 0);
+        match barrier.threads {
+            Some(threads) if threads != request.threads => {
+                let name = |n: Option<u32>| n.map_or("all".to_string(), |n| n.to_string());
+                let (first, now) = (name(threads), name(request.threads));
+                return bad(format!(
+                    "used with {first} threads and with {now} at the same time"
+                ));
+            }
+            _ => barrier.threads = Some(request.threads),
+        }
+        if barrier.arrived[at] & mask != 0 {
+            return bad("a thread arrives a second time before the others have arrived".into());
+        }
+        if barrier.reduce.is_some() && barrier.reduce != request.reduce {
+            return bad("used with different reductions at the same time".into());
+        }
+        if request.reduce.is_some() {
+            let votes = (request.votes & mask).count_ones();
+            barrier.votes += match request.reduce {
+                Some(Reduce::And) => mask.count_ones() - votes,
+                _ => votes,
+            };
+            barrier.reduce = request.reduce;
+        }
+        barrier.arrived[at] |= mask;
+        self.shared
+            .clocks
+            .arrive(at, request.arrive, &mut barrier.joined);
+        if !request.arrive && !barrier.waiting.contains(&at) {
+            barrier.waiting.push(at);
+        }
+        self.release(id)
+    }
+
+    /// Lets go those who wait at a barrier, if it is complete.
+    fn release(&mut self, id: u32) -> Result<(), Kind> {
+        let Some(barrier) = self.barriers.get_mut(id as usize) else {
+            return Ok(());
+        };
+        let Some(threads) = barrier.threads else {
+            return Ok(());
+        };
+        let lanes = |at: usize| self.warps.get(at).map_or(0, |warp| warp.groups.live);
+        match threads {
+            None => {
+                if (0..self.warps.len())
+                    .any(|at| lanes(at) & !barrier.arrived.get(at).copied().unwrap_or(0) != 0)
+                {
+                    return Ok(());
+                }
+            }
+            Some(threads) => {
+                // A warp of which all that live have arrived counts in full.
+                let count = |(at, arrived): (usize, &u32)| match arrived {
+                    0 => 0,
+                    arrived if lanes(at) & !arrived == 0 => 32,
+                    arrived => arrived.count_ones(),
+                };
+                let arrived: u32 = barrier.arrived.iter().enumerate().map(count).sum();
+                if arrived > threads {
+                    let reason =
+                        format!("{arrived} threads have arrived, it was used with {threads}");
+                    return Err(Kind::BadBarrier { id, reason });
+                }
+                if arrived < threads {
+                    return Ok(());
+                }
+            }
+        }
+        let barrier = std::mem::take(barrier);
+        let exited: Vec<usize> = (0..self.warps.len()).filter(|at| lanes(*at) == 0).collect();
+        let mut joined = barrier.joined;
+        self.shared
+            .clocks
+            .release(&barrier.waiting, &exited, &mut joined);
+        for at in barrier.waiting {
+            let Some(warp) = self.warps.get_mut(at) else {
+                continue;
+            };
+            warp.groups.release(id, |slot, mask| match barrier.reduce {
+                Some(Reduce::Count) => {
+                    if let (Some(lanes), Some(valid)) = (
+                        warp.registers.r32.get_mut(usize::from(slot)),
+                        warp.registers.v32.get_mut(usize::from(slot)),
+                    ) {
+                        for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
+                            lanes.0[lane] = barrier.votes;
+                        }
+                        *valid |= mask;
+                    }
+                }
+                Some(reduce) => {
+                    let truth = if reduce == Reduce::And {
+                        barrier.votes == 0
+                    } else {
+                        barrier.votes != 0
+                    };
+                    if let (Some(bits), Some(valid)) = (
+                        warp.registers.p.get_mut(usize::from(slot)),
+                        warp.registers.vp.get_mut(usize::from(slot)),
+                    ) {
+                        *bits = if truth { *bits | mask } else { *bits & !mask };
+                        *valid |= mask;
+                    }
+                }
+                None => {}
+            });
+        }
+        Ok(())
+    }
+
+    /// Why no warp can go on.
+    fn stuck(&self, launch: &Launch<'_>) -> Stop {
+        let mut waiting = Vec::new();
+        let mut first = None;
+        for (at, warp) in self.warps.iter().enumerate() {
+            for group in &warp.groups.list {
+                let line = launch
+                    .program
+                    .about
+                    .get(group.pc as usize)
+                    .map_or(0, |about| about.line);
+                let what = match group.state {
+                    State::Barrier(id) => format!("at barrier {id}"),
+                    _ => "for other lanes of the warp".to_string(),
+                };
+                waiting.push(format!(
+                    "warp {at} lanes {:#010x} {what} (PTX line {line})",
+                    group.mask
+                ));
+                let alone = group.state == State::Together && !warp.groups.at_barrier();
+                if first.is_none() || alone && !matches!(first, Some((_, _, _, true))) {
+                    first = Some((at, group.pc, group.mask, alone));
+                }
+            }
+        }
+        let (at, pc, mask, alone) = first.unwrap_or((0, 0, 0, false));
+        if alone {
+            let live = self.warps.get(at).map_or(0, |warp| warp.groups.live);
+            let missing = live & !mask;
+            let reason = if missing == 0 {
+                "they have exited".to_string()
+            } else {
+                format!("they wait elsewhere: {}", waiting.join("; "))
+            };
+            return self.failure(at, pc, Kind::LanesMissing { missing, reason }, mask);
+        }
+        self.failure(
+            at,
+            pc,
+            Kind::Deadlock {
+                waiting: waiting.join("; "),
+            },
+            mask,
+        )
+    }
+}
+
+/// Value of a special register.
+fn special_value(
+    special: Special,
+    launch: &Launch<'_>,
+    block: [u32; 3],
+    warp: u32,
+    lane: u32,
+) -> u32 {
+    let thread = warp * 32 + lane;
+    let [x, y, _] = launch.block.map(|extent| extent.max(1));
+    let axis = |values: [u32; 3], n: usize| values.get(n).copied().unwrap_or(0);
+    match special {
+        Special::Tid(n) => axis([thread % x, thread / x % y, thread / x / y], n),
+        Special::Ntid(n) => axis(launch.block, n),
+        Special::Ctaid(n) => axis(block, n),
+        Special::Nctaid(n) => axis(launch.grid, n),
+        Special::LaneId => lane,
+        Special::WarpId => warp,
+        Special::NWarpId => launch.gpu.threads_per_sm / 32,
+        Special::SmId => block[0] % launch.gpu.sms.max(1),
+        Special::NSmId => launch.gpu.sms,
+        Special::GridId => 1,
+        Special::LaneMaskEq => 1 << lane,
+        Special::LaneMaskLt => (1 << lane) - 1,
+        Special::LaneMaskLe => u32::MAX >> (31 - lane),
+        Special::LaneMaskGe => u32::MAX << lane,
+        Special::LaneMaskGt => !(u32::MAX >> (31 - lane)),
+        Special::DynamicShared => launch.dynamic_shared,
+        Special::TotalShared => launch.shared_bytes,
+    }
+}
+
+/// Where a group was left.
+enum Left {
+    /// Back among the groups.
+    Somewhere,
+    /// Lanes have exited.
+    Exited,
+    /// These lanes have come to a barrier; they are among the groups.
+    Barrier(u32),
+}
+
+/// What ended a run.
+enum Wrong {
+    Program(Box<Fault>),
+    Emulator(String),
+}
+
+impl From<Box<Fault>> for Wrong {
+    fn from(fault: Box<Fault>) -> Wrong {
+        Wrong::Program(fault)
+    }
+}
+
+/// Runs a group until it comes to `stop`, leaves the straight line while there are others, or has
+/// had its turn.
+fn run_group(
+    warp: &mut Warp<'_>,
+    mut group: Group,
+    stop: u32,
+    end: u64,
+    groups: &mut Groups,
+) -> Result<Left, Wrong> {
+    let insts = warp.launch.program.insts.as_slice();
+    let check = warp.launch.checks.init;
+    let alone = groups.list.is_empty();
+    group.state = State::Ready;
+    let mask = group.mask;
+    while warp.clock < end {
+        let Some(inst) = insts.get(group.pc as usize) else {
+            return Err(Wrong::Emulator(format!(
+                "position {} is outside of the program",
+                group.pc
+            )));
+        };
+        warp.pc = group.pc;
+        warp.clock += 1;
+        if let Some(count) = warp.counters.executed.get_mut(group.pc as usize) {
+            *count += 1;
+        }
+        let mut active = mask;
+        if inst.guard != 0 {
+            let guard = usize::from(inst.guard);
+            let bits = warp.regs.p.get(guard).copied().unwrap_or(0) ^ inst.guard_flip;
+            if check {
+                let valid = warp.regs.vp.get(guard).copied().unwrap_or(0);
+                warp.need(mask, valid, "the guard of the instruction")?;
+            }
+            active &= bits;
+        }
+        if inst.together != Together::No && active != 0 {
+            let ready = together(warp, inst, active)?;
+            if ready != mask {
+                if ready != 0 {
+                    // Those that are complete run; what is left of the group comes later.
+                    let flow = (inst.exec)(warp, inst, ready)?;
+                    match flow {
+                        Flow::Barrier => {
+                            let id = warp.barrier.id;
+                            let state = if warp.barrier.arrive {
+                                State::Ready
+                            } else {
+                                State::Barrier(id)
+                            };
+                            let pc = if warp.barrier.arrive {
+                                group.pc + 1
+                            } else {
+                                group.pc
+                            };
+                            groups.put(Group {
+                                mask: ready,
+                                state,
+                                pc,
+                                back: 0,
+                                slot: warp.barrier.slot,
+                            });
+                        }
+                        _ => groups.put(Group {
+                            mask: ready,
+                            pc: group.pc + 1,
+                            ..group
+                        }),
+                    }
+                    groups.put(Group {
+                        mask: active & !ready,
+                        state: State::Together,
+                        ..group
+                    });
+                    groups.put(Group {
+                        mask: mask & !active,
+                        pc: group.pc + 1,
+                        ..group
+                    });
+                    if active != ready {
+                        groups.wake();
+                    }
+                    return Ok(if flow == Flow::Barrier {
+                        Left::Barrier(ready)
+                    } else {
+                        Left::Somewhere
+                    });
+                }
+                groups.put(Group {
+                    mask: active,
+                    state: State::Together,
+                    ..group
+                });
+                groups.put(Group {
+                    mask: mask & !active,
+                    pc: group.pc + 1,
+                    ..group
+                });
+                return Ok(Left::Somewhere);
+            }
+        }
+        if active != 0 || inst.always {
+            match (inst.exec)(warp, inst, active)? {
+                Flow::Next => {}
+                Flow::Jump => {
+                    let back = inst.target <= group.pc;
+                    group.back += u32::from(back && !alone);
+                    if active == mask {
+                        group.pc = inst.target;
+                        if alone {
+                            continue;
+                        }
+                        groups.put(group);
+                    } else {
+                        groups.put(Group {
+                            mask: active,
+                            pc: inst.target,
+                            ..group
+                        });
+                        groups.put(Group {
+                            mask: mask & !active,
+                            pc: group.pc + 1,
+                            ..group
+                        });
+                    }
+                    return Ok(Left::Somewhere);
+                }
+                Flow::Scatter => {
+                    let mut left = active;
+                    while left != 0 {
+                        let target = warp.targets[left.trailing_zeros() as usize];
+                        let same = (0..32)
+                            .filter(|lane| left >> lane & 1 != 0 && warp.targets[*lane] == target);
+                        let same = same.fold(0, |mask, lane| mask | 1 << lane);
+                        let back = group.back + u32::from(target <= group.pc);
+                        groups.put(Group {
+                            mask: same,
+                            pc: target,
+                            back,
+                            ..group
+                        });
+                        left &= !same;
+                    }
+                    groups.put(Group {
+                        mask: mask & !active,
+                        pc: group.pc + 1,
+                        ..group
+                    });
+                    return Ok(Left::Somewhere);
+                }
+                Flow::Exit => {
+                    groups.put(Group {
+                        mask: mask & !active,
+                        pc: group.pc + 1,
+                        ..group
+                    });
+                    groups.exit(active);
+                    return Ok(Left::Exited);
+                }
+                Flow::Barrier => {
+                    let arrive = warp.barrier.arrive;
+                    let state = if arrive {
+                        State::Ready
+                    } else {
+                        State::Barrier(warp.barrier.id)
+                    };
+                    let pc = if arrive { group.pc + 1 } else { group.pc };
+                    groups.put(Group {
+                        mask: active,
+                        state,
+                        pc,
+                        back: 0,
+                        slot: warp.barrier.slot,
+                    });
+                    groups.put(Group {
+                        mask: mask & !active,
+                        pc: group.pc + 1,
+                        ..group
+                    });
+                    return Ok(Left::Barrier(active));
+                }
+            }
+        }
+        group.pc += 1;
+        if group.pc >= stop {
+            break;
+        }
+    }
+    groups.put(group);
+    Ok(Left::Somewhere)
+}
+
+/// Which of the lanes that have come to a collective instruction can run it now: those of whom all
+/// that they wait for are there.
+fn together(warp: &Warp<'_>, inst: &Inst, active: u32) -> Result<u32, Box<Fault>> {
+    match inst.together {
+        Together::No => Ok(active),
+        Together::Live => Ok(if active == warp.live { active } else { 0 }),
+        Together::Warp => {
+            if warp.live != u32::MAX {
+                let reason = "they have exited or never existed".to_string();
+                return Err(warp.fault(
+                    Kind::LanesMissing {
+                        missing: !warp.live,
+                        reason,
+                    },
+                    active,
+                ));
+            }
+            Ok(if active == u32::MAX { active } else { 0 })
+        }
+        Together::Mask(operand) => {
+            let slot = inst.s.get(usize::from(operand)).copied().unwrap_or(0);
+            warp.need(active, warp.valid32(slot), "the member mask")?;
+            let masks = &warp.r32(slot).0;
+            let first = masks[active.trailing_zeros() as usize % 32];
+            if first == active
+                && (0..32).all(|lane| active >> lane & 1 == 0 || masks[lane] == first)
+            {
+                return Ok(active);
+            }
+            let mut ready = 0;
+            for lane in (0..32).filter(|lane| active >> lane & 1 != 0) {
+                let mask = masks[lane];
+                if mask >> lane & 1 == 0 {
+                    return Err(warp.fault(Kind::NotInMask { mask }, 1 << lane));
+                }
+                if mask & !warp.live != 0 {
+                    let missing = mask & !warp.live;
+                    let reason = "they have exited or never existed".to_string();
+                    return Err(warp.fault(Kind::LanesMissing { missing, reason }, 1 << lane));
+                }
+                let same = |other: &usize| {
+                    mask >> other & 1 != 0 && active >> other & 1 != 0 && masks[*other] == mask
+                };
+                if ready == 0 && (0..32).filter(same).count() as u32 == mask.count_ones() {
+                    ready = mask;
+                }
+            }
+            Ok(ready)
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The machine: runs a program's blocks on host threads.
+//!
+//! Blocks that cannot watch each other run on as many threads as there are; what they count is
+//! added up afterwards, so that every result is the seed's alone. If a kernel has global atomics that
+//! return something, or polls memory, one thread interleaves its blocks.
+
+mod block;
+mod lanes;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::bind::Program;
+use crate::counters::Counters;
+use crate::device::{Checks, MmaMode};
+use crate::gpu::Gpu;
+use crate::memory::global::{Memory, Table};
+use crate::violation::{EmulatorError, Fault};
+
+use block::{Block, Progress};
+
+/// What all blocks of a launch share.
+pub(crate) struct Launch<'a> {
+    pub program: &'a Program,
+    pub memory: &'a Memory,
+    pub table: &'a Table,
+    pub params: &'a [u8],
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub dynamic_shared: u32,
+    /// Shared memory of a block in all.
+    pub shared_bytes: u32,
+    pub gpu: &'a Gpu,
+    pub checks: Checks,
+    pub mma: MmaMode,
+    pub seed: u64,
+    /// Warp instructions that a block may run.
+    pub budget: u64,
+}
+
+impl Launch<'_> {
+    pub(crate) fn blocks(&self) -> u64 {
+        self.grid.iter().map(|extent| u64::from(*extent)).product()
+    }
+
+    pub(crate) fn threads(&self) -> u32 {
+        self.block.iter().product()
+    }
+
+    /// The text that ends with a zero byte at a generic address.
+    pub(crate) fn text(&self, address: u64) -> Option<String> {
+        let allocation = self.table.find(address)?;
+        let first = (address - allocation.base) as usize;
+        let bytes = (first..first.saturating_add(1024).min(allocation.size as usize))
+            .map(|at| allocation.part(at, 1) as u8)
+            .take_while(|byte| *byte != 0);
+        Some(String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned())
+    }
+}
+
+/// What a barrier instruction asks for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Request {
+    pub id: u32,
+    /// Number of threads, or `None` for all of the block.
+    pub threads: Option<u32>,
+    /// `arrive`: does not wait.
+    pub arrive: bool,
+    pub reduce: Option<Reduce>,
+    /// Lanes whose predicate is true.
+    pub votes: u32,
+    /// Where the result of a reduction goes.
+    pub slot: u16,
+}
+
+/// Reduction of a predicate over a barrier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reduce {
+    Count,
+    And,
+    Or,
+}
+
+/// How a launch failed: the block, the warp, the position, and the fault.
+pub(crate) struct Failure {
+    pub block: u64,
+    pub warp: usize,
+    pub pc: u32,
+    pub fault: Fault,
+}
+
+/// A failure of the program, or of the emulator.
+pub(crate) enum Stop {
+    Program(Box<Failure>),
+    Emulator(EmulatorError),
+}
+
+/// Runs all blocks.
+pub(crate) fn run(launch: &Launch<'_>, threads: usize) -> Result<Counters, Stop> {
+    let blocks = launch.blocks();
+    let next = AtomicU64::new(0);
+    // The failure of the first block that fails: later blocks need not run, earlier ones must.
+    let failed = AtomicU64::new(u64::MAX);
+    let first: Mutex<Option<Stop>> = Mutex::new(None);
+    let total = Mutex::new(Counters::new(launch.program));
+    let fail = |block: u64, stop: Stop| {
+        let mut first = first
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if block < failed.load(Relaxed) {
+            failed.store(block, Relaxed);
+            *first = Some(stop);
+        }
+    };
+    let work = || {
+        let mut counters = Counters::new(launch.program);
+        if launch.program.communicates {
+            interleave(launch, &mut counters, &fail);
+        } else {
+            let mut block: Option<Block> = None;
+            loop {
+                let index = next.fetch_add(1, Relaxed);
+                if index >= blocks || index > failed.load(Relaxed) {
+                    break;
+                }
+                let block = match &mut block {
+                    Some(block) => {
+                        block.start(launch, index);
+                        block
+                    }
+                    None => block.insert(Block::new(launch, index)),
+                };
+                loop {
+                    match block.step(launch, &mut counters) {
+                        Ok(Progress::Ran) => {}
+                        Ok(Progress::Done) => break,
+                        Err(stop) => {
+                            fail(index, stop);
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        total
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .add(&counters);
+    };
+    let threads = if launch.program.communicates {
+        1
+    } else {
+        threads.min(blocks.max(1) as usize).max(1)
+    };
+    if threads == 1 {
+        work();
+    } else {
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(work);
+            }
+            work();
+        });
+    }
+    match first
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    {
+        Some(stop) => Err(stop),
+        None => Ok(total
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)),
+    }
+}
+
+/// Runs blocks that may watch each other: as many at once as the device would hold, in turns that the
+/// seed draws.
+fn interleave(launch: &Launch<'_>, counters: &mut Counters, fail: &dyn Fn(u64, Stop)) {
+    let blocks = launch.blocks();
+    let resident = resident_blocks(launch).min(blocks).min(256) as usize;
+    let mut random = Random::new(launch.seed, u64::MAX);
+    let mut next = 0;
+    let mut running: Vec<Block> = Vec::new();
+    while next < blocks && running.len() < resident {
+        running.push(Block::new(launch, next));
+        next += 1;
+    }
+    while !running.is_empty() {
+        let at = random.below(running.len() as u64) as usize;
+        let block = &mut running[at];
+        match block.step(launch, counters) {
+            Ok(Progress::Ran) => {}
+            Ok(Progress::Done) if next < blocks => {
+                block.start(launch, next);
+                next += 1;
+            }
+            Ok(Progress::Done) => {
+                running.swap_remove(at);
+            }
+            Err(stop) => return fail(block.index, stop),
+        }
+    }
+}
+
+/// How many blocks the device holds at once, by threads and shared memory.
+fn resident_blocks(launch: &Launch<'_>) -> u64 {
+    let gpu = launch.gpu;
+    let by_threads = gpu.threads_per_sm / launch.threads().next_multiple_of(32).max(1);
+    let by_shared = gpu.shared_per_sm / (launch.shared_bytes + 1024);
+    let per_sm = by_threads.min(by_shared).min(gpu.blocks_per_sm).max(1);
+    u64::from(per_sm) * u64::from(gpu.sms)
+}
+
+/// A small generator of random numbers (SplitMix64).
+#[derive(Debug, Clone)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// The generator of a stream of a seed.
+    pub(crate) fn new(seed: u64, stream: u64) -> Random {
+        let mut random = Random(seed ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        random.next();
+        random
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// A number below `bound`, which is not 0.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        (u128::from(self.next()) * u128::from(bound) >> 64) as u64
+    }
+}

@@ -1,0 +1,758 @@
+//! Loads and stores of a warp.
+//!
+//! Bounds and alignment are checked once for all lanes (by the least and the greatest address, and by
+//! the low bits of all); only if that fails are the lanes looked at one by one.
+
+use super::global::Allocation;
+use super::race::{Conflict, Touch};
+use super::{LOCAL_BASE, SHARED_BASE, Window};
+use crate::isa::Inst;
+use crate::memory::global::Kind as AllocationKind;
+use crate::violation::{Access, Fault, Kind, Space};
+use crate::warp::Warp;
+
+/// [`Space`]s as constants, for code that is compiled per space.
+pub(crate) mod space {
+    pub(crate) const GLOBAL: u8 = 0;
+    pub(crate) const SHARED: u8 = 1;
+    pub(crate) const LOCAL: u8 = 2;
+    pub(crate) const PARAM: u8 = 3;
+    pub(crate) const CONST: u8 = 4;
+    pub(crate) const GENERIC: u8 = 5;
+}
+
+fn space_name(space: u8) -> Space {
+    match space {
+        space::SHARED => Space::Shared,
+        space::LOCAL => Space::Local,
+        space::PARAM => Space::Param,
+        space::CONST => Space::Const,
+        space::GENERIC => Space::Generic,
+        _ => Space::Global,
+    }
+}
+
+/// What a load brings: words by lane, and which lanes of each word are initialised.
+#[derive(Clone, Copy)]
+pub(crate) struct Words<const W: usize> {
+    pub words: [[u32; 32]; W],
+    pub valid: [u32; W],
+}
+
+impl<const W: usize> Words<W> {
+    pub(crate) const EMPTY: Words<W> = Words {
+        words: [[0; 32]; W],
+        valid: [0; W],
+    };
+}
+
+/// The lanes of a mask.
+#[inline(always)]
+pub(crate) fn lanes_of(mut mask: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let lane = mask.trailing_zeros();
+        mask &= mask.wrapping_sub(1);
+        (lane < 32).then_some(lane as usize)
+    })
+}
+
+/// Addresses of all lanes; inactive lanes repeat an active one, so that loops need not ask.
+#[derive(Clone, Copy)]
+pub(crate) struct Addresses {
+    pub at: [u64; 32],
+    pub least: u64,
+    pub greatest: u64,
+    pub low_bits: u64,
+}
+
+impl Warp<'_> {
+    /// Addresses from source operand `k` and constant `n`; `wide` if the register has 64 bits.
+    #[inline(always)]
+    pub(crate) fn addresses(
+        &self,
+        inst: &Inst,
+        k: usize,
+        n: usize,
+        wide: bool,
+        mask: u32,
+    ) -> Result<Addresses, Box<Fault>> {
+        let offset = inst.imm[n] as u64;
+        let mut at = [0; 32];
+        if wide {
+            self.need(mask, self.valid64(inst.s[k]), "the address")?;
+            let base = self.r64(inst.s[k]);
+            for lane in 0..32 {
+                at[lane] = base.0[lane].wrapping_add(offset);
+            }
+        } else {
+            self.need(mask, self.valid32(inst.s[k]), "the address")?;
+            let base = self.r32(inst.s[k]);
+            for lane in 0..32 {
+                at[lane] = u64::from(base.0[lane].wrapping_add(offset as u32));
+            }
+        }
+        Ok(Addresses::new(at, mask))
+    }
+}
+
+impl Addresses {
+    #[inline(always)]
+    pub(crate) fn new(mut at: [u64; 32], mask: u32) -> Addresses {
+        if mask != u32::MAX {
+            let first = at[mask.trailing_zeros() as usize % 32];
+            for lane in 0..32 {
+                at[lane] = if mask >> lane & 1 != 0 {
+                    at[lane]
+                } else {
+                    first
+                };
+            }
+        }
+        let (mut least, mut greatest, mut low_bits) = (at[0], at[0], 0);
+        for lane in 0..32 {
+            least = least.min(at[lane]);
+            greatest = greatest.max(at[lane]);
+            low_bits |= at[lane];
+        }
+        Addresses {
+            at,
+            least,
+            greatest,
+            low_bits,
+        }
+    }
+}
+
+/// Distinct sectors of 32 bytes that the lanes touch, each by up to 32 aligned bytes.
+#[inline(always)]
+fn sectors(addresses: &Addresses, mask: u32) -> u64 {
+    let mut sorted = true;
+    let mut count = 1;
+    for lane in 1..32 {
+        let (before, now) = (addresses.at[lane - 1] / 32, addresses.at[lane] / 32);
+        sorted &= before <= now;
+        count += u64::from(before != now);
+    }
+    if sorted && mask == u32::MAX {
+        return count;
+    }
+    let mut all = addresses.at.map(|address| address / 32);
+    all.sort_unstable();
+    1 + all.windows(2).filter(|pair| pair[0] != pair[1]).count() as u64
+}
+
+/// Passes through shared memory for these accesses, and how many there would be without conflicts.
+#[inline(always)]
+pub(crate) fn wavefronts(offsets: &[u32; 32], mask: u32, bytes: u32) -> (u64, u64) {
+    // 8 bytes go by half warps, 16 bytes by quarters.
+    let lanes = (128 / bytes.max(4)) as usize;
+    let (mut total, mut ideal) = (0, 0);
+    for first in (0..32).step_by(lanes) {
+        let active = mask >> first & (u32::MAX >> (32 - lanes));
+        if active == 0 {
+            continue;
+        }
+        ideal += 1;
+        let group = &offsets[first..first + lanes];
+        let base = group[0];
+        let mut contiguous = true;
+        let mut same = true;
+        for (lane, offset) in group.iter().enumerate() {
+            contiguous &= *offset == base.wrapping_add(lane as u32 * bytes.max(4));
+            same &= *offset == base;
+        }
+        total += if contiguous || same {
+            1
+        } else {
+            passes(group, active, bytes)
+        };
+    }
+    (total, ideal)
+}
+
+/// Passes for one group of lanes: as many as there are different words in the busiest bank.
+fn passes(group: &[u32], active: u32, bytes: u32) -> u64 {
+    let width = bytes.max(4);
+    let banks = 128 / width as usize;
+    let mut first = [u32::MAX; 32];
+    let mut clash = false;
+    for lane in lanes_of(active) {
+        let unit = group[lane] / width;
+        let bank = unit as usize % banks;
+        if first[bank] == u32::MAX {
+            first[bank] = unit;
+        }
+        clash |= first[bank] != unit;
+    }
+    if !clash {
+        return 1;
+    }
+    let mut units: Vec<u32> = lanes_of(active).map(|lane| group[lane] / width).collect();
+    units.sort_unstable();
+    units.dedup();
+    let mut load = [0; 32];
+    for unit in units {
+        load[unit as usize % banks] += 1;
+    }
+    load.into_iter().max().unwrap_or(1)
+}
+
+impl Warp<'_> {
+    /// The allocation that all lanes access, if it is one.
+    #[inline(always)]
+    fn one_allocation(&self, addresses: &Addresses, bytes: u32) -> Option<&Allocation> {
+        let allocation = self.launch.table.find(addresses.least)?;
+        allocation
+            .holds(addresses.greatest, u64::from(bytes))
+            .then_some(allocation)
+    }
+
+    /// The allocation that one lane accesses, or what is wrong with that.
+    fn allocation(
+        &self,
+        space: u8,
+        access: Access,
+        address: u64,
+        bytes: u32,
+        lane: usize,
+    ) -> Result<&Allocation, Box<Fault>> {
+        let allocation = self
+            .launch
+            .table
+            .find(address)
+            .filter(|a| a.holds(address, u64::from(bytes)));
+        let fault = match allocation {
+            Some(allocation)
+                if space == space::CONST && allocation.kind != AllocationKind::Const =>
+            {
+                Kind::WrongSpace {
+                    expected: Space::Const,
+                }
+            }
+            Some(allocation)
+                if access != Access::Read && allocation.kind == AllocationKind::Const =>
+            {
+                Kind::ReadOnly {
+                    space: Space::Const,
+                    access,
+                }
+            }
+            Some(allocation) => return Ok(allocation),
+            None if self.launch.table.was_freed(address) => Kind::UseAfterFree { access, bytes },
+            None => Kind::OutOfBounds {
+                space: space_name(space),
+                access,
+                bytes,
+            },
+        };
+        Err(self.fault_at(fault, 1 << lane, address))
+    }
+
+    /// Calls `f` for each active lane with its allocation and offset, all of them in bounds.
+    #[inline(always)]
+    fn each_global(
+        &mut self,
+        space: u8,
+        access: Access,
+        addresses: &Addresses,
+        mask: u32,
+        bytes: u32,
+        mut f: impl FnMut(usize, &Allocation, usize),
+    ) -> Result<(), Box<Fault>> {
+        self.counters.global_bytes += u64::from(bytes * mask.count_ones());
+        self.counters.global_sectors += sectors(addresses, mask);
+        let special = space == space::CONST || access != Access::Read;
+        match self.one_allocation(addresses, bytes) {
+            Some(allocation)
+                if !special
+                    || allocation.kind != AllocationKind::Const && space != space::CONST =>
+            {
+                for lane in lanes_of(mask) {
+                    f(
+                        lane,
+                        allocation,
+                        (addresses.at[lane] - allocation.base) as usize,
+                    );
+                }
+            }
+            _ => {
+                for lane in lanes_of(mask) {
+                    let at = addresses.at[lane];
+                    let allocation = self.allocation(space, access, at, bytes, lane)?;
+                    f(lane, allocation, (at - allocation.base) as usize);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails if an address is no multiple of `bytes`.
+    #[inline(always)]
+    pub(crate) fn aligned(
+        &self,
+        space: u8,
+        access: Access,
+        addresses: &Addresses,
+        mask: u32,
+        bytes: u32,
+    ) -> Result<(), Box<Fault>> {
+        if addresses.low_bits & u64::from(bytes - 1) == 0 {
+            return Ok(());
+        }
+        let wrong = lanes_of(mask).filter(|lane| addresses.at[*lane] % u64::from(bytes) != 0);
+        let lanes: u32 = wrong.fold(0, |lanes, lane| lanes | 1 << lane);
+        let kind = Kind::Misaligned {
+            space: space_name(space),
+            access,
+            bytes,
+        };
+        Err(self.fault_at(
+            kind,
+            lanes,
+            addresses.at[lanes.trailing_zeros() as usize % 32],
+        ))
+    }
+
+    /// Offsets in a memory of `size` bytes that starts at `base`.
+    #[inline(always)]
+    pub(crate) fn offsets(
+        &self,
+        space: u8,
+        access: Access,
+        addresses: &Addresses,
+        (mask, bytes): (u32, u32),
+        (base, size): (u32, u32),
+    ) -> Result<[u32; 32], Box<Fault>> {
+        let (first, end) = (u64::from(base), u64::from(base) + u64::from(size));
+        let within = |address: u64| {
+            address >= first
+                && address
+                    .checked_add(u64::from(bytes))
+                    .is_some_and(|e| e <= end)
+        };
+        if !within(addresses.least) || !within(addresses.greatest) {
+            let wrong = lanes_of(mask).filter(|lane| !within(addresses.at[*lane]));
+            let lanes: u32 = wrong.fold(0, |lanes, lane| lanes | 1 << lane);
+            let address = addresses.at[lanes.trailing_zeros() as usize % 32];
+            let kind = Kind::OutOfBounds {
+                space: space_name(space),
+                access,
+                bytes,
+            };
+            let shown = if space == space::SHARED {
+                address | Window::Shared.base()
+            } else {
+                address
+            };
+            return Err(self.fault_at(kind, lanes, shown));
+        }
+        let mut offsets = [0; 32];
+        for lane in 0..32 {
+            offsets[lane] = (addresses.at[lane] as u32).wrapping_sub(base);
+        }
+        Ok(offsets)
+    }
+
+    /// Name of a thread of the block.
+    pub(crate) fn thread_name(warp: u32, lane: Option<u32>) -> String {
+        match lane {
+            Some(lane) => format!("warp {warp} lane {lane}"),
+            None => format!("warp {warp}"),
+        }
+    }
+
+    #[cold]
+    pub(crate) fn race(
+        &self,
+        access: Access,
+        conflict: Conflict,
+        lane: usize,
+        offset: u32,
+    ) -> Box<Fault> {
+        let other = match conflict.touch {
+            Touch::Read => Access::Read,
+            Touch::Write => Access::Write,
+            Touch::Atomic => Access::Atomic,
+        };
+        let thread = Self::thread_name(conflict.warp, conflict.lane);
+        let kind = Kind::SharedRace {
+            access,
+            other,
+            thread,
+            line: u32::from(conflict.pc),
+        };
+        self.fault_at(
+            kind,
+            1 << lane,
+            Window::Shared.base() + u64::from(offset + SHARED_BASE),
+        )
+    }
+
+    /// Records accesses to shared memory, and fails if one races.
+    #[inline(always)]
+    pub(crate) fn touch_shared(
+        &mut self,
+        access: Access,
+        offsets: &[u32; 32],
+        mask: u32,
+        bytes: u32,
+    ) -> Result<(), Box<Fault>> {
+        let (passes, ideal) = wavefronts(offsets, mask, bytes);
+        self.counters.shared_wavefronts += passes;
+        self.counters.shared_ideal += ideal;
+        if self.shared.copies != 0 && access != Access::Read {
+            for lane in lanes_of(mask) {
+                self.not_pending(access, offsets[lane], lane)?;
+            }
+        }
+        if self.launch.checks.race {
+            let touch = match access {
+                Access::Read => Touch::Read,
+                Access::Write => Touch::Write,
+                Access::Atomic => Touch::Atomic,
+            };
+            let shared = &mut *self.shared;
+            let who = shared.clocks.who(self.index, self.pc);
+            let mut found = None;
+            for lane in lanes_of(mask) {
+                if let Some(conflict) =
+                    shared
+                        .shadow
+                        .touch(&who, lane as u32, offsets[lane], bytes, touch)
+                {
+                    found = Some((conflict, lane));
+                    break;
+                }
+            }
+            if let Some((conflict, lane)) = found {
+                return Err(self.race(access, conflict, lane, offsets[lane]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails if a copy is under way to these bytes.
+    #[inline(always)]
+    pub(crate) fn not_pending(
+        &self,
+        access: Access,
+        offset: u32,
+        lane: usize,
+    ) -> Result<(), Box<Fault>> {
+        match self.shared.pending(offset) {
+            Some(thread) => {
+                let thread = Self::thread_name(thread / 32, Some(thread % 32));
+                let address = Window::Shared.base() + u64::from(offset + SHARED_BASE);
+                Err(self.fault_at(Kind::AsyncPending { access, thread }, 1 << lane, address))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Loads `bytes` bytes per lane: 1, 2, or all of the `W` words.
+    #[inline(always)]
+    pub(crate) fn load<const W: usize, const SPACE: u8>(
+        &mut self,
+        addresses: &Addresses,
+        mask: u32,
+        bytes: u32,
+    ) -> Result<Words<W>, Box<Fault>> {
+        let mut out = Words::EMPTY;
+        if SPACE == space::GENERIC {
+            return self.load_generic(addresses, mask, bytes);
+        }
+        self.aligned(SPACE, Access::Read, addresses, mask, bytes)?;
+        match SPACE {
+            space::SHARED => {
+                let size = self.shared.bytes.size();
+                let offsets = self.offsets(
+                    SPACE,
+                    Access::Read,
+                    addresses,
+                    (mask, bytes),
+                    (SHARED_BASE, size),
+                )?;
+                self.touch_shared(Access::Read, &offsets, mask, bytes)?;
+                for lane in lanes_of(mask) {
+                    let at = offsets[lane];
+                    let words: [u32; W] = self.shared.bytes.words(at & !3);
+                    let valid = self.shared.bytes.initialised(at, bytes);
+                    put(&mut out, lane, words, at, bytes);
+                    mark(&mut out, lane, valid, |n| {
+                        self.shared.bytes.initialised(at + 4 * n, 4)
+                    });
+                    if !valid && self.shared.copies != 0 {
+                        self.not_pending(Access::Read, at, lane)?;
+                    }
+                }
+            }
+            space::LOCAL => {
+                let size = self.local.first().map_or(0, |local| local.size());
+                let offsets = self.offsets(
+                    SPACE,
+                    Access::Read,
+                    addresses,
+                    (mask, bytes),
+                    (LOCAL_BASE, size),
+                )?;
+                for lane in lanes_of(mask) {
+                    let at = offsets[lane];
+                    let local = &self.local[lane];
+                    put(&mut out, lane, local.words(at & !3), at, bytes);
+                    let valid = local.initialised(at, bytes);
+                    mark(&mut out, lane, valid, |n| local.initialised(at + 4 * n, 4));
+                }
+            }
+            space::PARAM => {
+                let size = self.launch.params.len() as u32;
+                let offsets =
+                    self.offsets(SPACE, Access::Read, addresses, (mask, bytes), (0, size))?;
+                let byte = |at: usize| self.launch.params.get(at).copied().unwrap_or(0);
+                for lane in lanes_of(mask) {
+                    let at = offsets[lane] as usize & !3;
+                    let word = |n: usize| {
+                        u32::from_le_bytes([
+                            byte(at + 4 * n),
+                            byte(at + 4 * n + 1),
+                            byte(at + 4 * n + 2),
+                            byte(at + 4 * n + 3),
+                        ])
+                    };
+                    put(
+                        &mut out,
+                        lane,
+                        std::array::from_fn(word),
+                        offsets[lane],
+                        bytes,
+                    );
+                    mark(&mut out, lane, true, |_| true);
+                }
+            }
+            _ => {
+                let result = &mut out;
+                self.each_global(
+                    SPACE,
+                    Access::Read,
+                    addresses,
+                    mask,
+                    bytes,
+                    |lane, allocation, at| {
+                        put(result, lane, allocation.words(at & !3), at as u32, bytes);
+                        let valid = allocation.initialised(at, bytes as usize);
+                        mark(result, lane, valid, |n| {
+                            allocation.initialised(at + 4 * n as usize, 4)
+                        });
+                    },
+                )?;
+            }
+        }
+        Ok(out)
+    }
+
+    /// Stores `bytes` bytes per lane: 1, 2, or all of the `W` words.
+    #[inline(always)]
+    pub(crate) fn store<const W: usize, const SPACE: u8>(
+        &mut self,
+        addresses: &Addresses,
+        mask: u32,
+        bytes: u32,
+        data: &Words<W>,
+    ) -> Result<(), Box<Fault>> {
+        if SPACE == space::GENERIC {
+            return self.store_generic(addresses, mask, bytes, data);
+        }
+        self.aligned(SPACE, Access::Write, addresses, mask, bytes)?;
+        match SPACE {
+            space::SHARED => {
+                let size = self.shared.bytes.size();
+                let offsets = self.offsets(
+                    SPACE,
+                    Access::Write,
+                    addresses,
+                    (mask, bytes),
+                    (SHARED_BASE, size),
+                )?;
+                self.touch_shared(Access::Write, &offsets, mask, bytes)?;
+                let target = &mut self.shared.bytes;
+                for lane in lanes_of(mask) {
+                    let at = offsets[lane];
+                    if bytes >= 4 {
+                        target.set_words(
+                            at,
+                            std::array::from_fn::<u32, W, _>(|n| data.words[n][lane]),
+                        );
+                    } else {
+                        target.set_part(at, bytes, data.words[0][lane]);
+                    }
+                    each_part(data, lane, bytes, |n, bytes, valid| {
+                        target.mark(at + 4 * n, bytes, valid)
+                    });
+                }
+            }
+            space::LOCAL => {
+                let size = self.local.first().map_or(0, |local| local.size());
+                let offsets = self.offsets(
+                    SPACE,
+                    Access::Write,
+                    addresses,
+                    (mask, bytes),
+                    (LOCAL_BASE, size),
+                )?;
+                for lane in lanes_of(mask) {
+                    let at = offsets[lane];
+                    let target = &mut self.local[lane];
+                    if bytes >= 4 {
+                        target.set_words(
+                            at,
+                            std::array::from_fn::<u32, W, _>(|n| data.words[n][lane]),
+                        );
+                    } else {
+                        target.set_part(at, bytes, data.words[0][lane]);
+                    }
+                    each_part(data, lane, bytes, |n, bytes, valid| {
+                        target.mark(at + 4 * n, bytes, valid)
+                    });
+                }
+            }
+            space::PARAM | space::CONST => {
+                let kind = Kind::ReadOnly {
+                    space: space_name(SPACE),
+                    access: Access::Write,
+                };
+                return Err(self.fault_at(
+                    kind,
+                    mask,
+                    addresses.at[mask.trailing_zeros() as usize % 32],
+                ));
+            }
+            _ => {
+                self.each_global(
+                    SPACE,
+                    Access::Write,
+                    addresses,
+                    mask,
+                    bytes,
+                    |lane, allocation, at| {
+                        if bytes >= 4 {
+                            allocation.set_words(
+                                at,
+                                std::array::from_fn::<u32, W, _>(|n| data.words[n][lane]),
+                            );
+                        } else {
+                            allocation.set_part(at, bytes as usize, data.words[0][lane]);
+                        }
+                        each_part(data, lane, bytes, |n, bytes, valid| {
+                            allocation.mark(at + 4 * n as usize, bytes as usize, valid);
+                        });
+                    },
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `f` for each window that the addresses lie in, with the lanes concerned and their
+    /// addresses within the window.
+    pub(crate) fn by_window(
+        &mut self,
+        addresses: &Addresses,
+        mask: u32,
+        mut f: impl FnMut(&mut Self, Window, &Addresses, u32) -> Result<(), Box<Fault>>,
+    ) -> Result<(), Box<Fault>> {
+        let mut left = mask;
+        while left != 0 {
+            let window = Window::of(addresses.at[left.trailing_zeros() as usize]);
+            let same = lanes_of(left).filter(|lane| Window::of(addresses.at[*lane]) == window);
+            let same = same.fold(0, |same, lane| same | 1 << lane);
+            let within = match window {
+                Window::Global => addresses.at,
+                _ => addresses.at.map(|address| address & 0xffff_ffff),
+            };
+            f(self, window, &Addresses::new(within, same), same)?;
+            left &= !same;
+        }
+        Ok(())
+    }
+
+    fn load_generic<const W: usize>(
+        &mut self,
+        addresses: &Addresses,
+        mask: u32,
+        bytes: u32,
+    ) -> Result<Words<W>, Box<Fault>> {
+        let mut out = Words::EMPTY;
+        self.by_window(addresses, mask, |warp, window, addresses, mask| {
+            let part = match window {
+                Window::Global => warp.load::<W, { space::GLOBAL }>(addresses, mask, bytes)?,
+                Window::Shared => warp.load::<W, { space::SHARED }>(addresses, mask, bytes)?,
+                Window::Local => warp.load::<W, { space::LOCAL }>(addresses, mask, bytes)?,
+                Window::Param => warp.load::<W, { space::PARAM }>(addresses, mask, bytes)?,
+            };
+            for n in 0..W {
+                for lane in lanes_of(mask) {
+                    out.words[n][lane] = part.words[n][lane];
+                }
+                out.valid[n] |= part.valid[n];
+            }
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    fn store_generic<const W: usize>(
+        &mut self,
+        addresses: &Addresses,
+        mask: u32,
+        bytes: u32,
+        data: &Words<W>,
+    ) -> Result<(), Box<Fault>> {
+        self.by_window(
+            addresses,
+            mask,
+            |warp, window, addresses, mask| match window {
+                Window::Global => warp.store::<W, { space::GLOBAL }>(addresses, mask, bytes, data),
+                Window::Shared => warp.store::<W, { space::SHARED }>(addresses, mask, bytes, data),
+                Window::Local => warp.store::<W, { space::LOCAL }>(addresses, mask, bytes, data),
+                Window::Param => warp.store::<W, { space::PARAM }>(addresses, mask, bytes, data),
+            },
+        )
+    }
+}
+
+/// Files a lane's words; of a part of a word, moves it down.
+#[inline(always)]
+fn put<const W: usize>(out: &mut Words<W>, lane: usize, words: [u32; W], at: u32, bytes: u32) {
+    for n in 0..W {
+        out.words[n][lane] = words[n];
+    }
+    if bytes < 4 {
+        out.words[0][lane] = words[0] >> (at % 4 * 8) & ((1 << (bytes * 8)) - 1);
+    }
+}
+
+/// Files a lane's validity, word by word only if not all is valid.
+#[inline(always)]
+fn mark<const W: usize>(out: &mut Words<W>, lane: usize, all: bool, each: impl Fn(u32) -> bool) {
+    for n in 0..W {
+        let valid = all || W > 1 && each(n as u32);
+        out.valid[n] |= u32::from(valid) << lane;
+    }
+}
+
+/// Calls `f` with word number, bytes, and validity of what a lane stores.
+#[inline(always)]
+fn each_part<const W: usize>(
+    data: &Words<W>,
+    lane: usize,
+    bytes: u32,
+    mut f: impl FnMut(u32, u32, bool),
+) {
+    let bit = |n: usize| data.valid[n] >> lane & 1 != 0;
+    if (0..W).all(bit) {
+        f(0, bytes, true);
+    } else {
+        for n in 0..W {
+            f(n as u32, bytes.min(4), bit(n));
+        }
+    }
+}

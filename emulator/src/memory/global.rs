@@ -1,0 +1,472 @@
+//! Global and constant memory: allocations far apart, sparse, and sound to share between threads.
+//!
+//! An allocation's bytes are relaxed atomics of 32 bits, which cost what plain memory does and let
+//! blocks run on several host threads; the operating system gives pages only once they are touched.
+//! One bit per byte says whether it was ever written. Addresses are never used twice, and between
+//! allocations lie red zones that belong to none.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+/// Address of the first allocation. 0 and all below are never valid.
+const FIRST: u64 = 0x0000_7000_0000_0100;
+/// Least distance between two allocations.
+const RED_ZONE: u64 = 1 << 20;
+/// Every allocation is aligned to this and no more, as `cudaMalloc` promises.
+const ALIGNMENT: u64 = 256;
+/// End of what can be allocated; the windows of other spaces lie above.
+const END: u64 = 0x0000_ff00_0000_0000;
+
+/// What an allocation is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// From the host.
+    Buffer,
+    /// A module's `.global` variable.
+    Global,
+    /// A module's `.const` variable: read only.
+    Const,
+}
+
+/// A range of memory.
+pub(crate) struct Allocation {
+    pub base: u64,
+    pub size: u64,
+    pub kind: Kind,
+    /// Variable's name, or empty.
+    pub name: String,
+    words: Box<[AtomicU32]>,
+    /// One bit per byte.
+    valid: Box<[AtomicU32]>,
+}
+
+impl Allocation {
+    fn new(base: u64, size: u64, kind: Kind, name: &str) -> Option<Allocation> {
+        let words = usize::try_from(size.div_ceil(4)).ok()?;
+        let sectors = usize::try_from(size.div_ceil(32)).ok()?;
+        Some(Allocation {
+            base,
+            size,
+            kind,
+            name: name.to_string(),
+            words: bytemuck::allocation::try_zeroed_slice_box(words).ok()?,
+            valid: bytemuck::allocation::try_zeroed_slice_box(sectors).ok()?,
+        })
+    }
+
+    /// Whether `bytes` bytes from this address lie inside.
+    #[inline(always)]
+    pub(crate) fn holds(&self, address: u64, bytes: u64) -> bool {
+        let offset = address.wrapping_sub(self.base);
+        offset < self.size && bytes <= self.size - offset
+    }
+
+    /// The words from byte `offset`, a multiple of 4.
+    #[inline(always)]
+    pub(crate) fn words<const N: usize>(&self, offset: usize) -> [u32; N] {
+        let mut out = [0; N];
+        if let Some(words) = self.words.get(offset / 4..offset / 4 + N) {
+            for (out, word) in out.iter_mut().zip(words) {
+                *out = word.load(Relaxed);
+            }
+        }
+        out
+    }
+
+    /// Stores words at byte `offset`, a multiple of 4.
+    #[inline(always)]
+    pub(crate) fn set_words<const N: usize>(&self, offset: usize, values: [u32; N]) {
+        if let Some(words) = self.words.get(offset / 4..offset / 4 + N) {
+            for (word, value) in words.iter().zip(values) {
+                word.store(value, Relaxed);
+            }
+        }
+    }
+
+    /// Up to 4 bytes that do not straddle a word.
+    #[inline(always)]
+    pub(crate) fn part(&self, offset: usize, bytes: usize) -> u32 {
+        let [word] = self.words::<1>(offset);
+        word >> (offset % 4 * 8) & low_bytes(bytes)
+    }
+
+    /// Stores up to 4 bytes that do not straddle a word, leaving its other bytes alone.
+    #[inline(always)]
+    pub(crate) fn set_part(&self, offset: usize, bytes: usize, value: u32) {
+        let shift = offset % 4 * 8;
+        let keep = !(low_bytes(bytes) << shift);
+        let value = (value & low_bytes(bytes)) << shift;
+        if let Some(word) = self.words.get(offset / 4) {
+            if keep == 0 {
+                word.store(value, Relaxed);
+            } else {
+                let _ = word.fetch_update(Relaxed, Relaxed, |old| Some(old & keep | value));
+            }
+        }
+    }
+
+    /// The word that holds byte `offset`, for atomic operations.
+    #[inline(always)]
+    pub(crate) fn word(&self, offset: usize) -> Option<&AtomicU32> {
+        self.words.get(offset / 4)
+    }
+
+    /// Whether all of `bytes` bytes (at most 32, within an aligned run of 32) were written.
+    #[inline(always)]
+    pub(crate) fn initialised(&self, offset: usize, bytes: usize) -> bool {
+        let want = low_bits(bytes) << (offset % 32);
+        self.valid
+            .get(offset / 32)
+            .is_some_and(|bits| bits.load(Relaxed) & want == want)
+    }
+
+    /// Marks `bytes` bytes (at most 32, within an aligned run of 32) as written or not.
+    #[inline(always)]
+    pub(crate) fn mark(&self, offset: usize, bytes: usize, written: bool) {
+        let bits = low_bits(bytes) << (offset % 32);
+        if let Some(word) = self.valid.get(offset / 32) {
+            let old = word.load(Relaxed);
+            if written && old & bits != bits {
+                word.fetch_or(bits, Relaxed);
+            } else if !written && old & bits != 0 {
+                word.fetch_and(!bits, Relaxed);
+            }
+        }
+    }
+
+    fn mark_range(&self, offset: u64, len: u64, written: bool) {
+        let end = offset + len;
+        let mut at = offset;
+        while at < end {
+            let step = (32 - at % 32).min(end - at);
+            self.mark(at as usize, step as usize, written);
+            at += step;
+        }
+    }
+
+    /// Whether the range, which lies inside, was written.
+    fn range_initialised(&self, offset: u64, len: u64) -> bool {
+        let end = offset + len;
+        let mut at = offset;
+        while at < end {
+            let step = (32 - at % 32).min(end - at);
+            if !self.initialised(at as usize, step as usize) {
+                return false;
+            }
+            at += step;
+        }
+        true
+    }
+
+    /// Calls `f` for each word of a range with the bytes of it that belong to the range.
+    fn each_word(offset: u64, len: u64, mut f: impl FnMut(u64, usize, usize)) {
+        let end = offset + len;
+        let mut at = offset;
+        while at < end {
+            let step = (4 - at % 4).min(end - at);
+            f(at, (at - offset) as usize, step as usize);
+            at += step;
+        }
+    }
+
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {
+        Self::each_word(offset, bytes.len() as u64, |at, index, step| {
+            let mut word = [0; 4];
+            word[..step].copy_from_slice(&bytes[index..index + step]);
+            self.set_part(at as usize, step, u32::from_le_bytes(word));
+        });
+        self.mark_range(offset, bytes.len() as u64, true);
+    }
+
+    fn read(&self, offset: u64, bytes: &mut [u8]) {
+        Self::each_word(offset, bytes.len() as u64, |at, index, step| {
+            let word = self.part(at as usize, step).to_le_bytes();
+            bytes[index..index + step].copy_from_slice(&word[..step]);
+        });
+    }
+
+    fn fill(&self, offset: u64, byte: u8, len: u64) {
+        Self::each_word(offset, len, |at, _, step| {
+            self.set_part(at as usize, step, u32::from_le_bytes([byte; 4]));
+        });
+        self.mark_range(offset, len, true);
+    }
+}
+
+#[inline(always)]
+fn low_bytes(bytes: usize) -> u32 {
+    if bytes >= 4 {
+        u32::MAX
+    } else {
+        (1 << (bytes * 8)) - 1
+    }
+}
+
+#[inline(always)]
+fn low_bits(bits: usize) -> u32 {
+    if bits >= 32 {
+        u32::MAX
+    } else {
+        (1 << bits) - 1
+    }
+}
+
+/// What there is at a moment; a launch keeps the one it started with.
+#[derive(Clone, Default)]
+pub(crate) struct Table {
+    /// By address.
+    live: Vec<Arc<Allocation>>,
+    /// Base and size of what was freed, by address.
+    freed: Vec<(u64, u64)>,
+}
+
+impl Table {
+    /// The allocation around an address.
+    #[inline]
+    pub(crate) fn find(&self, address: u64) -> Option<&Allocation> {
+        let after = self
+            .live
+            .partition_point(|allocation| allocation.base <= address);
+        let allocation = self.live.get(after.checked_sub(1)?)?;
+        (address - allocation.base < allocation.size.max(1)).then_some(allocation)
+    }
+
+    /// The allocation nearest to an address, for messages.
+    pub(crate) fn nearest(&self, address: u64) -> Option<&Allocation> {
+        let after = self
+            .live
+            .partition_point(|allocation| allocation.base <= address);
+        let below = after.checked_sub(1).and_then(|below| self.live.get(below));
+        let distance = |allocation: &Allocation| {
+            address
+                .saturating_sub(allocation.base + allocation.size)
+                .max(allocation.base.saturating_sub(address))
+        };
+        [below, self.live.get(after)]
+            .into_iter()
+            .flatten()
+            .map(|a| &**a)
+            .min_by_key(|a| distance(a))
+    }
+
+    /// Whether the address was in an allocation that has been freed.
+    pub(crate) fn was_freed(&self, address: u64) -> bool {
+        let after = self.freed.partition_point(|(base, _)| *base <= address);
+        after
+            .checked_sub(1)
+            .and_then(|below| self.freed.get(below))
+            .is_some_and(|(base, size)| address - base < *size)
+    }
+}
+
+/// Why the host cannot have what it asked of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// More than the device (or the host) has.
+    #[error("out of memory: {requested} bytes asked for, {available} available")]
+    OutOfMemory {
+        /// Bytes asked for.
+        requested: u64,
+        /// Bytes that the device has left.
+        available: u64,
+    },
+    /// The address is not the start of an allocation.
+    #[error("{address:#x} is not the start of an allocation")]
+    NotAllocated {
+        /// The address.
+        address: u64,
+    },
+    /// The range does not lie in one allocation.
+    #[error("{len} bytes at {address:#x} do not lie in one allocation")]
+    OutOfBounds {
+        /// Start of the range.
+        address: u64,
+        /// Its length in bytes.
+        len: u64,
+    },
+}
+
+/// All of a device's global memory.
+pub(crate) struct Memory {
+    table: RwLock<Arc<Table>>,
+    next: Mutex<(u64, u64)>,
+    capacity: u64,
+    /// For atomics wider than a word.
+    locks: [Mutex<()>; 64],
+}
+
+impl Memory {
+    pub(crate) fn new(capacity: u64) -> Memory {
+        Memory {
+            table: RwLock::default(),
+            next: Mutex::new((FIRST, 0)),
+            capacity,
+            locks: std::array::from_fn(|_| Mutex::new(())),
+        }
+    }
+
+    pub(crate) fn table(&self) -> Arc<Table> {
+        self.table
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Serialises 64-bit atomics on the same address.
+    pub(crate) fn lock(&self, address: u64) -> MutexGuard<'_, ()> {
+        let stripe = (address / 8 % 64) as usize;
+        self.locks[stripe]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn alloc(
+        &self,
+        size: u64,
+        kind: Kind,
+        name: &str,
+    ) -> Result<Arc<Allocation>, MemoryError> {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let available = self.capacity.saturating_sub(next.1);
+        let full = MemoryError::OutOfMemory {
+            requested: size,
+            available,
+        };
+        if size > available || size > END - next.0 {
+            return Err(full);
+        }
+        let base = next.0;
+        let Some(allocation) = Allocation::new(base, size, kind, name) else {
+            return Err(full);
+        };
+        let allocation = Arc::new(allocation);
+        // An odd multiple of the alignment, so that nothing is aligned better by luck.
+        next.0 = (base + size + RED_ZONE).next_multiple_of(2 * ALIGNMENT) + ALIGNMENT;
+        next.1 += size;
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut table).live.push(allocation.clone());
+        Ok(allocation)
+    }
+
+    pub(crate) fn free(&self, address: u64) -> Result<(), MemoryError> {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let index = table
+            .live
+            .binary_search_by_key(&address, |allocation| allocation.base);
+        let Ok(index) = index else {
+            return Err(MemoryError::NotAllocated { address });
+        };
+        let table = Arc::make_mut(&mut table);
+        let gone = table.live.remove(index);
+        let at = table.freed.partition_point(|(base, _)| *base < address);
+        table.freed.insert(at, (gone.base, gone.size));
+        next.1 -= gone.size;
+        Ok(())
+    }
+
+    fn range(&self, address: u64, len: u64) -> Result<(Arc<Table>, u64), MemoryError> {
+        let table = self.table();
+        match table.find(address) {
+            Some(allocation) if len <= allocation.size - (address - allocation.base) => {
+                let offset = address - allocation.base;
+                Ok((table, offset))
+            }
+            _ => Err(MemoryError::OutOfBounds { address, len }),
+        }
+    }
+
+    pub(crate) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), MemoryError> {
+        self.with(address, bytes.len() as u64, |allocation, offset| {
+            allocation.write(offset, bytes)
+        })
+    }
+
+    pub(crate) fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), MemoryError> {
+        self.with(address, bytes.len() as u64, |allocation, offset| {
+            allocation.read(offset, bytes)
+        })
+    }
+
+    pub(crate) fn fill(&self, address: u64, byte: u8, len: u64) -> Result<(), MemoryError> {
+        self.with(address, len, |allocation, offset| {
+            allocation.fill(offset, byte, len)
+        })
+    }
+
+    pub(crate) fn initialised(&self, address: u64, len: u64) -> Result<bool, MemoryError> {
+        let mut initialised = true;
+        self.with(address, len, |allocation, offset| {
+            initialised = allocation.range_initialised(offset, len)
+        })?;
+        Ok(initialised)
+    }
+
+    fn with(
+        &self,
+        address: u64,
+        len: u64,
+        f: impl FnOnce(&Allocation, u64),
+    ) -> Result<(), MemoryError> {
+        if len == 0 {
+            return Ok(());
+        }
+        let (table, offset) = self.range(address, len)?;
+        if let Some(allocation) = table.find(address) {
+            f(allocation, offset);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_back_and_the_rest_stays_uninitialised() {
+        let memory = Memory::new(1 << 40);
+        let p = memory.alloc(100, Kind::Buffer, "").unwrap().base;
+        memory.write(p + 3, &[1, 2, 3, 4, 5, 6, 7]).unwrap();
+        let mut back = [0; 7];
+        memory.read(p + 3, &mut back).unwrap();
+        assert_eq!(back, [1, 2, 3, 4, 5, 6, 7]);
+        assert!(memory.initialised(p + 3, 7).unwrap());
+        assert!(!memory.initialised(p + 2, 2).unwrap());
+        assert!(!memory.initialised(p + 9, 2).unwrap());
+    }
+
+    #[test]
+    fn ranges_end_with_their_allocation() {
+        let memory = Memory::new(1 << 40);
+        let p = memory.alloc(64, Kind::Buffer, "").unwrap().base;
+        let q = memory.alloc(64, Kind::Buffer, "").unwrap().base;
+        assert!(q >= p + 64 + RED_ZONE);
+        assert!(memory.fill(p, 0, 64).is_ok());
+        assert_eq!(
+            memory.fill(p, 0, 65),
+            Err(MemoryError::OutOfBounds {
+                address: p,
+                len: 65
+            })
+        );
+        assert!(memory.fill(p + 64, 0, 1).is_err());
+        memory.free(p).unwrap();
+        assert!(memory.fill(p, 0, 1).is_err());
+        assert!(memory.table().was_freed(p + 63));
+        assert_eq!(
+            memory.free(p),
+            Err(MemoryError::NotAllocated { address: p })
+        );
+    }
+
+    #[test]
+    fn untouched_memory_costs_nothing() {
+        let memory = Memory::new(80 << 30);
+        let p = memory.alloc(10 << 30, Kind::Buffer, "").unwrap().base;
+        memory.write(p + (5 << 30), &[7]).unwrap();
+        assert!(memory.initialised(p + (5 << 30), 1).unwrap());
+        assert!(memory.alloc(71 << 30, Kind::Buffer, "").is_err());
+    }
+}
