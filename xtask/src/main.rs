@@ -10,6 +10,8 @@ mod machine_code;
 mod nightly;
 mod package;
 mod prove;
+#[cfg(test)]
+mod tests;
 
 #[allow(dead_code, reason = "build.rs uses the rest")]
 #[path = "../../build/mod.rs"]
