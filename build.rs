@@ -42,10 +42,10 @@ struct Job {
 
 fn main() {
     if let Err(message) = run() {
+        // Cargo fails the build on these, and shows nothing else.
         for line in message.lines() {
             println!("cargo::error={line}");
         }
-        std::process::exit(1);
     }
 }
 
@@ -195,8 +195,8 @@ fn no_nvcc(pinned: &str, stale: &[&Job]) -> String {
     message
         + &format!(
             "do one of these:\n  \
-             scripts/setup-nvcc.sh                 puts nvcc {pinned} into .tools/, where it is found\n  \
-             {NVCC_VARIABLE}=/path/to/nvcc      names one (CUDA_HOME, CUDA_PATH, PATH are looked at too)\n  \
-             {MODE_VARIABLE}=prebuilt           takes the text in ptx/, which is older than cuda/"
+             scripts/setup-nvcc.sh              puts nvcc {pinned} into .tools/, where it is found\n  \
+             {NVCC_VARIABLE}=/path/to/nvcc   names one (CUDA_HOME, CUDA_PATH, PATH are looked at too)\n  \
+             {MODE_VARIABLE}=prebuilt         takes the text in ptx/, which is older than cuda/"
         )
 }
