@@ -34,7 +34,7 @@
 
 namespace prefill {
 
-template <fragment::Element kElement_, int kHeadDim_, int kTileK_>
+template <fragment::Element kElement_, int kHeadDim_, int kTileK_, int kFetchSteps_>
 struct Config {
   static constexpr fragment::Element kElement = kElement_;
   static constexpr int kHeadDim = kHeadDim_;
@@ -44,6 +44,7 @@ struct Config {
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kTileQ = kWarpRows * kWarps;
   static constexpr int kTileK = kTileK_;
+  static constexpr int kFetchSteps = kFetchSteps_;  // steps of PV over which the copies of the next K are spread
   static constexpr int kStages = 1;
   static constexpr int kRowBytes = kHeadDim * 2;
   static constexpr int kRowChunks = kRowBytes / swizzle::kChunkBytes;
@@ -144,9 +145,10 @@ __device__ __forceinline__ void mask(typename C::Scores& s, int last, int row_st
 }
 
 // O += P·V, P = 2^(S·scale_log2 - m) formed 16 keys at a time. sV: this lane's ldmatrix address.
-template <class C>
+// fetch(k) is called at each step, when the scores of its keys have freed their registers.
+template <class C, class Fetch>
 __device__ __forceinline__ void accumulate(typename C::Output& o, SoftmaxState<C::kBlocks>& state,
-                                           const typename C::Scores& s, float scale_log2, uint32_t sV) {
+                                           const typename C::Scores& s, float scale_log2, uint32_t sV, Fetch&& fetch) {
 #pragma unroll
   for (int k = 0; k < C::kTileK / 16; ++k) {
     uint32_t rP[C::kBlocks][4];
@@ -160,6 +162,7 @@ __device__ __forceinline__ void accumulate(typename C::Output& o, SoftmaxState<C
         const float high = state.weigh(pair[1], scale_log2, r);
         rP[b][i] = fragment::pack<C::kElement>(low, high);
       }
+    fetch(k);
 #pragma unroll
     for (int i = 0; i < C::kOutCols / 2; ++i) {
       const int j = 2 * swizzle::pair<C::kRowBytes>(i);
@@ -233,19 +236,21 @@ struct Walk {
   template <Masking kMasking>
   __device__ __forceinline__ void visit(const PrefillParams& p, typename C::Output& o,
                                         SoftmaxState<C::kBlocks>& state, bool first) {
+    constexpr int kFetch = C::kTileK / Copy::kStep / C::kFetchSteps;  // rows of K[tile-1] per step of PV
     typename C::Scores s;
     ptx::cp_async_wait_group<0>();
     __syncthreads();  // H1: K[tile] is here. H2: V[tile+1] is no longer read
-    if (!first) Copy::template full<C::kTileK>(wV, gV, v_back);  // H4: only the last tile has missing rows
+    if (!first) Copy::rows(wV, gV, v_back, 0, C::kTileK / Copy::kStep);  // H4: only the last tile has missing rows
     ptx::cp_async_commit_group();
     score<C>(s, sQ, sK);
     if (kMasking == Masking::kEdge) mask<C>(s, last, p.causal ? 8 : 0);
     ptx::cp_async_wait_group<0>();
     __syncthreads();  // H1: V[tile] is here. H2: K[tile] is no longer read
-    if (tile > 0) Copy::template full<C::kTileK>(wK, gK, k_back);
-    ptx::cp_async_commit_group();
     state.raise(s, p.scale_log2, o);
-    accumulate<C>(o, state, s, p.scale_log2, sV);
+    accumulate<C>(o, state, s, p.scale_log2, sV, [&](int k) {
+      if (tile > 0 && k < C::kFetchSteps) Copy::rows(wK, gK, k_back, (C::kFetchSteps - 1 - k) * kFetch, kFetch);
+    });
+    ptx::cp_async_commit_group();
     last += C::kTileK;
     --tile;
   }

@@ -24,14 +24,15 @@ struct TileCopy {
     return swizzle::offset<kRowBytes>(row(tid), chunk(tid));
   }
 
-  // Copies kRows rows, the last first. `shared` is the thread's first chunk, `source` its last one in global memory and
-  // `step_bytes` the distance of its rows there. Leaves `source` where a tile just before this one ends, so that a walk
-  // backwards over tiles costs no address arithmetic beyond one subtraction per row.
-  template <int kRows>
-  static __device__ __forceinline__ void full(uint32_t shared, const char*& source, int64_t back_bytes) {
-    static_assert(kRows % kStep == 0, "whole steps");
+  // A thread's rows are copied the last first: `source` is its chunk of that row in global memory and `back_bytes` leads
+  // to the row before. Each copy leaves `source` at the next row to copy, in the end at the last row of the tile before
+  // this one: a walk backwards over tiles costs no address arithmetic beyond one addition per row.
+
+  // Copies rows first + n - 1 down to `first` of the thread's rows. `shared` is its first chunk of the tile.
+  static __device__ __forceinline__ void rows(uint32_t shared, const char*& source, int64_t back_bytes, int first,
+                                              int n) {
 #pragma unroll
-    for (int i = kRows / kStep - 1; i >= 0; --i, source = ptx::opaque(source + back_bytes)) {
+    for (int i = first + n - 1; i >= first; --i, source = ptx::opaque(source + back_bytes)) {
 #pragma unroll
       for (int line = 0; line < kLines; ++line) {
         ptx::cp_async_cg_16(shared + i * kStep * kRowBytes + line * swizzle::kLineBytes,
@@ -40,7 +41,7 @@ struct TileCopy {
     }
   }
 
-  // The same for a tile of which only the thread's rows i with i·kStep < rows_left exist: the others become zeros, and
+  // Copies a tile of which only the thread's rows i with i·kStep < rows_left exist: the others become zeros, and
   // `existing`, the thread's chunk of any row that exists, stands in for their address.
   template <int kRows>
   static __device__ __forceinline__ void bounded(uint32_t shared, const char*& source, int64_t back_bytes,
