@@ -11,6 +11,7 @@ mod machine;
 mod memory;
 pub mod parse;
 mod simd;
+mod tensor;
 mod types;
 mod violation;
 mod warp;

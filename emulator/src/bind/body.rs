@@ -381,13 +381,30 @@ impl<'a> Binder<'a> {
             message: mismatch.message,
             alternatives: mismatch.alternatives,
         })?;
+        // Rows that differ only in what their operands are: the first that takes them.
+        let guard = self.guard(inst)?;
+        let mut refusal = None;
+        let mut bound = None;
+        for found in found {
+            match self.operands(inst, &found) {
+                Ok(resolved) => {
+                    bound = Some((found, resolved));
+                    break;
+                }
+                Err(error) => {
+                    refusal.get_or_insert(error);
+                }
+            }
+        }
+        let Some((found, resolved)) = bound else {
+            let unknown = || LoadError::new(inst.line, &inst.opcode.join("."), "no row fits");
+            return Err(refusal.unwrap_or_else(unknown));
+        };
         let (sm, ptx) = found.row.since;
         if self.sm < sm || self.module.version < ptx {
             let needs = format!("needs sm_{sm} and PTX {}.{}", ptx.0, ptx.1);
             return Err(LoadError::new(inst.line, &inst.opcode.join("."), needs));
         }
-        let guard = self.guard(inst)?;
-        let resolved = self.operands(inst, &found)?;
         let mut form = Form {
             types: found.types,
             chosen: found.chosen,

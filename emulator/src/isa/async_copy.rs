@@ -1,12 +1,314 @@
-//! Copies that run by themselves.
-use super::prelude::*;
+//! Copies that run by themselves: `cp.async` and its groups.
+//!
+//! From the instruction to the wait of the thread that issued it, the destination is poisoned: nobody
+//! may touch it. The source is read at the wait, as late as the hardware could, so that a source
+//! changed in between is seen.
 
-pub(super) static ROWS: &[Row] = &[];
+use super::prelude::*;
+use crate::memory::SHARED_BASE;
+use crate::memory::access::{Addresses, lanes_of, space};
+use crate::memory::race::Touch;
+use crate::violation::{Access, Fault};
+
+const TITLE: &str = "Data Movement and Conversion Instructions: cp.async";
+const CACHE: Mod = one("cache", &["ca", "cg"]);
+const TO: Mod = one("to", &["shared", "shared::cta"]);
+const PREFETCH: Mod = maybe("prefetch", &["L2::64B", "L2::128B", "L2::256B"]);
+
+/// What the operand behind the size means: `inst.aux`.
+const SOURCE_SIZE: u64 = 1;
+const IGNORE_SOURCE: u64 = 2;
+
+pub(super) static ROWS: &[Row] = &[
+    row("cp.async", TITLE, Class::Async)
+        .mods(&[CACHE, TO, need("global"), PREFETCH])
+        .args(&[A, A, I])
+        .since(80, 7, 0)
+        .exec(|f| copy(f, 0)),
+    row("cp.async", TITLE, Class::Async)
+        .mods(&[CACHE, TO, need("global"), PREFETCH])
+        .args(&[A, A, I, S(Is(U32))])
+        .since(80, 7, 0)
+        .exec(|f| copy(f, SOURCE_SIZE)),
+    row("cp.async", TITLE, Class::Async)
+        .mods(&[CACHE, TO, need("global"), PREFETCH])
+        .args(&[A, A, I, S(Is(Pred))])
+        .since(80, 7, 0)
+        .exec(|f| copy(f, IGNORE_SOURCE)),
+    row("cp.async", TITLE, Class::Async)
+        .mods(&[CACHE, TO, need("global"), need("L2::cache_hint"), PREFETCH])
+        .args(&[A, A, I, S(Is(B64))])
+        .since(80, 7, 4)
+        .exec(|f| copy(f, 0)),
+    row("cp.async", TITLE, Class::Async)
+        .mods(&[CACHE, TO, need("global"), need("L2::cache_hint"), PREFETCH])
+        .args(&[A, A, I, S(Is(U32)), S(Is(B64))])
+        .since(80, 7, 4)
+        .exec(|f| copy(f, SOURCE_SIZE)),
+    row("cp.async", TITLE, Class::Async)
+        .mods(&[CACHE, TO, need("global"), need("L2::cache_hint"), PREFETCH])
+        .args(&[A, A, I, S(Is(Pred)), S(Is(B64))])
+        .since(80, 7, 4)
+        .exec(|f| copy(f, IGNORE_SOURCE)),
+    row(
+        "cp.async.commit_group",
+        "cp.async.commit_group",
+        Class::Async,
+    )
+    .since(80, 7, 0)
+    .exec(|_| {
+        Some(exec!(|w, _i, m| {
+            w.copies.commit(m);
+            Ok(Flow::Next)
+        }))
+    }),
+    row("cp.async.wait_group", "cp.async.wait_group", Class::Async)
+        .args(&[I])
+        .since(80, 7, 0)
+        .exec(|f| {
+            let &[groups] = f.imm else { return None };
+            (groups >= 0).then(|| exec!(|w, i, m| complete(w, m, Some(i.imm[0] as u64))))
+        }),
+    row("cp.async.wait_all", "cp.async.wait_all", Class::Async)
+        .since(80, 7, 0)
+        .exec(|_| Some(exec!(|w, _i, m| complete(w, m, None)))),
+];
+
+/// A copy that a warp has issued and not yet waited for.
+#[derive(Debug, Clone)]
+struct Pending {
+    /// Lanes that have not waited for it.
+    lanes: u32,
+    /// Group of each lane, counted from its first.
+    group: [u64; 32],
+    source: [u64; 32],
+    /// Offset in shared memory.
+    target: [u32; 32],
+    /// Bytes to write.
+    size: u32,
+    /// Bytes to read; zeros follow.
+    take: [u8; 32],
+}
 
 /// Asynchronous copies of a warp that are under way.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Copies {}
+pub(crate) struct Copies {
+    pending: Vec<Pending>,
+    /// How many groups each lane has committed.
+    committed: [u64; 32],
+}
 
 impl Copies {
-    pub(crate) fn reset(&mut self) {}
+    pub(crate) fn reset(&mut self) {
+        self.pending.clear();
+        self.committed = [0; 32];
+    }
+
+    fn commit(&mut self, mask: u32) {
+        for lane in lanes_of(mask) {
+            self.committed[lane] += 1;
+        }
+    }
+}
+
+fn copy(f: &mut Form<'_>, behind: u64) -> Option<ExecFn> {
+    let size = *f.imm.get(2)?;
+    let allowed = if f.has("cg") {
+        size == 16
+    } else {
+        matches!(size, 4 | 8 | 16)
+    };
+    if !allowed {
+        return None;
+    }
+    let wide = |k: usize| u64::from(f.src_bits.get(k) == Some(&64));
+    f.aux = behind | wide(0) << 2 | wide(1) << 3;
+    Some(exec!(|w, i, m| issue(w, i, m)))
+}
+
+#[inline(always)]
+fn issue(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
+    let size = i.imm[2] as u32;
+    let target = w.addresses(i, 0, 0, i.aux & 4 != 0, m)?;
+    let source = w.addresses(i, 1, 1, i.aux & 8 != 0, m)?;
+    w.aligned(space::SHARED, Access::Write, &target, m, size)?;
+    w.aligned(space::GLOBAL, Access::Read, &source, m, size)?;
+    let take = sizes(w, i, m, size)?;
+    let shared = (SHARED_BASE, w.shared.bytes.size());
+    let offsets = w.offsets(space::SHARED, Access::Write, &target, (m, size), shared)?;
+    check_sources(w, &source, m, &take)?;
+    w.touch_shared(Access::Write, &offsets, m, size)?;
+    for lane in lanes_of(m) {
+        w.shared.bytes.mark(offsets[lane], size, false);
+        w.shared
+            .set_pending(offsets[lane], Some(w.index as u32 * 32 + lane as u32));
+    }
+    w.shared.copies += m.count_ones();
+    let group = w.copies.committed;
+    w.copies.pending.push(Pending {
+        lanes: m,
+        group,
+        source: source.at,
+        target: offsets,
+        size,
+        take,
+    });
+    Ok(Flow::Next)
+}
+
+/// Bytes that each lane reads.
+#[inline(always)]
+fn sizes(w: &Warp<'_>, i: &Inst, m: u32, size: u32) -> Result<[u8; 32], Box<Fault>> {
+    match i.aux & 3 {
+        SOURCE_SIZE => {
+            w.need(m, w.valid::<u32>(i.s[2]), "the source size of a copy")?;
+            let sizes = w.get::<u32>(i.s[2]);
+            if let Some(lane) = lanes_of(m).find(|lane| sizes[*lane] > size) {
+                let text = format!("a copy of {size} bytes that reads {}", sizes[lane]);
+                return Err(w.fault(Kind::BadOperand(text), 1 << lane));
+            }
+            Ok(sizes.map(|size| size as u8))
+        }
+        IGNORE_SOURCE => {
+            w.need(m, w.valid_pred(i.s[2]), "the predicate of a copy")?;
+            let ignore = w.pred(i, 2);
+            Ok(std::array::from_fn(|lane| {
+                if ignore >> lane & 1 != 0 {
+                    0
+                } else {
+                    size as u8
+                }
+            }))
+        }
+        _ => Ok([size as u8; 32]),
+    }
+}
+
+/// Fails if a source does not lie in global memory as far as it is read.
+#[inline(always)]
+fn check_sources(
+    w: &mut Warp<'_>,
+    source: &Addresses,
+    m: u32,
+    take: &[u8; 32],
+) -> Result<(), Box<Fault>> {
+    let reads = lanes_of(m)
+        .filter(|lane| take[*lane] != 0)
+        .fold(0, |reads, lane| reads | 1 << lane);
+    if reads == 0 {
+        return Ok(());
+    }
+    let addresses = Addresses::new(source.at, reads);
+    w.count_global(
+        &addresses,
+        reads,
+        lanes_of(reads).map(|lane| u64::from(take[lane])).sum(),
+    );
+    let table = w.launch.table;
+    let end = addresses.greatest.saturating_add(16);
+    if table
+        .find(addresses.least)
+        .is_some_and(|allocation| allocation.base + allocation.size >= end)
+    {
+        return Ok(());
+    }
+    for lane in lanes_of(reads) {
+        w.allocation(
+            space::GLOBAL,
+            Access::Read,
+            source.at[lane],
+            u32::from(take[lane]),
+            lane,
+        )?;
+    }
+    Ok(())
+}
+
+/// Lands the copies of the lanes that wait: all but those of the `keep` latest groups, or all.
+fn complete(w: &mut Warp<'_>, m: u32, keep: Option<u64>) -> Step {
+    let committed = w.copies.committed;
+    let mut pending = std::mem::take(&mut w.copies.pending);
+    for copy in &mut pending {
+        let mut done = copy.lanes & m;
+        if let Some(keep) = keep {
+            let due = |lane: &usize| copy.group[*lane].saturating_add(keep) < committed[*lane];
+            done = lanes_of(done)
+                .filter(due)
+                .fold(0, |done, lane| done | 1 << lane);
+        }
+        if done != 0 {
+            land(w, copy, done)?;
+            copy.lanes &= !done;
+        }
+    }
+    pending.retain(|copy| copy.lanes != 0);
+    w.copies.pending = pending;
+    Ok(Flow::Next)
+}
+
+/// Writes what lanes of a copy have copied.
+fn land(w: &mut Warp<'_>, copy: &Pending, done: u32) -> Result<(), Box<Fault>> {
+    let launch = w.launch;
+    let first = copy.source[done.trailing_zeros() as usize % 32];
+    let mut allocation = launch.table.find(first);
+    for lane in lanes_of(done) {
+        let (at, take) = (copy.target[lane], u32::from(copy.take[lane]));
+        let source = copy.source[lane];
+        if take != 0 && !allocation.is_some_and(|a| a.holds(source, u64::from(take))) {
+            allocation = launch.table.find(source);
+        }
+        let bytes = &mut w.shared.bytes;
+        match allocation {
+            Some(allocation) if take == copy.size && take == 16 => {
+                let from = (source - allocation.base) as usize;
+                bytes.set_words::<4>(at, allocation.words(from));
+                if allocation.initialised(from, 16) {
+                    bytes.mark(at, 16, true);
+                } else {
+                    for byte in 0..16 {
+                        bytes.mark(
+                            at + byte,
+                            1,
+                            allocation.initialised(from + byte as usize, 1),
+                        );
+                    }
+                }
+            }
+            _ => {
+                for byte in 0..copy.size {
+                    let from = allocation.filter(|_| byte < take);
+                    let from =
+                        from.map(|a| (a, (source.wrapping_sub(a.base) + u64::from(byte)) as usize));
+                    let value = from.map_or(0, |(a, from)| a.part(from, 1));
+                    bytes.set_part(at + byte, 1, value);
+                    bytes.mark(
+                        at + byte,
+                        1,
+                        from.is_none_or(|(a, from)| a.initialised(from, 1)),
+                    );
+                }
+            }
+        }
+        w.shared.set_pending(at, None);
+    }
+    w.shared.copies -= done.count_ones().min(w.shared.copies);
+    if launch.checks.race {
+        let shared = &mut *w.shared;
+        let who = shared.clocks.who(w.index, w.pc);
+        let mut touch = |lane: &usize| {
+            shared.shadow.touch(
+                &who,
+                *lane as u32,
+                copy.target[*lane],
+                copy.size,
+                Touch::Write,
+            )
+        };
+        let conflict =
+            lanes_of(done).find_map(|lane| touch(&lane).map(|conflict| (conflict, lane)));
+        if let Some((conflict, lane)) = conflict {
+            return Err(w.race(Access::Write, conflict, lane, copy.target[lane]));
+        }
+    }
+    Ok(())
 }

@@ -36,7 +36,8 @@ static BY_OPCODE: LazyLock<HashMap<&'static str, Vec<&'static Row>>> = LazyLock:
 
 /// The rows that fit this instruction, the one meant first; several can remain that differ in what
 /// their operands are, which the binder tells apart.
-pub(crate) fn find(inst: &Instruction) -> Result<Match, Mismatch> {
+pub(crate) fn find(inst: &Instruction) -> Result<Vec<Match>, Mismatch> {
+    let mut all = Vec::new();
     let opcode = inst.opcode.first().map_or("", String::as_str);
     let Some(rows) = BY_OPCODE.get(opcode) else {
         let mut alternatives: Vec<String> = BY_OPCODE
@@ -54,7 +55,7 @@ pub(crate) fn find(inst: &Instruction) -> Result<Match, Mismatch> {
     let mut furthest: Option<(usize, Mismatch)> = None;
     for row in rows {
         match fits(row, inst) {
-            Ok(found) => return Ok(found),
+            Ok(found) => all.push(found),
             Err((progress, mismatch)) => match &mut furthest {
                 Some((best, kept)) if *best == progress && kept.token == mismatch.token => {
                     kept.alternatives.extend(mismatch.alternatives);
@@ -65,6 +66,9 @@ pub(crate) fn find(inst: &Instruction) -> Result<Match, Mismatch> {
                 _ => furthest = Some((progress, mismatch)),
             },
         }
+    }
+    if !all.is_empty() {
+        return Ok(all);
     }
     Err(furthest.map_or_else(
         || Mismatch {

@@ -59,7 +59,9 @@ use crate::ast::Type;
 use crate::warp::Warp;
 
 pub(crate) mod async_copy;
+mod atomic;
 pub(crate) mod control;
+mod exchange;
 mod integer;
 pub(crate) mod matching;
 pub(crate) mod matrix;
@@ -70,7 +72,9 @@ mod sync;
 /// All rows, by family file.
 static FAMILIES: &[&[Row]] = &[
     async_copy::ROWS,
+    atomic::ROWS,
     control::ROWS,
+    exchange::ROWS,
     integer::ROWS,
     matrix::ROWS,
     memory::ROWS,

@@ -198,6 +198,13 @@ fn passes(group: &[u32], active: u32, bytes: u32) -> u64 {
 }
 
 impl Warp<'_> {
+    /// Counts an access to global memory of `bytes` bytes in all.
+    #[inline(always)]
+    pub(crate) fn count_global(&mut self, addresses: &Addresses, mask: u32, bytes: u64) {
+        self.counters.global_bytes += bytes;
+        self.counters.global_sectors += sectors(addresses, mask);
+    }
+
     /// The allocation that all lanes access, if it is one.
     #[inline(always)]
     fn one_allocation(&self, addresses: &Addresses, bytes: u32) -> Option<&Allocation> {
@@ -208,7 +215,7 @@ impl Warp<'_> {
     }
 
     /// The allocation that one lane accesses, or what is wrong with that.
-    fn allocation(
+    pub(crate) fn allocation(
         &self,
         space: u8,
         access: Access,
@@ -259,8 +266,7 @@ impl Warp<'_> {
         bytes: u32,
         mut f: impl FnMut(usize, &Allocation, usize),
     ) -> Result<(), Box<Fault>> {
-        self.counters.global_bytes += u64::from(bytes * mask.count_ones());
-        self.counters.global_sectors += sectors(addresses, mask);
+        self.count_global(addresses, mask, u64::from(bytes * mask.count_ones()));
         let special = space == space::CONST || access != Access::Read;
         match self.one_allocation(addresses, bytes) {
             Some(allocation)

@@ -9,7 +9,7 @@ use ptx_emulator::{
 /// `%in` in 64-bit registers, and `%r`, `%d`, `%h`, `%f`, `%p` registers at hand.
 pub fn module(body: &str) -> String {
     format!(
-        ".version 7.1\n.target sm_80\n.address_size 64\n\
+        ".version 7.8\n.target sm_80\n.address_size 64\n\
          .visible .entry k(.param .u64 out, .param .u64 in)\n{{\n\
          .reg .b64 %out, %in;\n.reg .b32 %r<40>;\n.reg .b64 %d<20>;\n.reg .b16 %h<20>;\n\
          .reg .f32 %f<40>;\n.reg .pred %p<10>;\n\
