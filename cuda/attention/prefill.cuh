@@ -2,15 +2,17 @@
 //
 // Shapes   Q,O [total_q,Hq,D]  K,V [total_k,Hkv,D]  LSE [Hq,total_q] f32, natural log; head h reads KV head h/(Hq/Hkv)
 // Grid     (ceil(max_seqlen_q / Br), Hq, batch), the heaviest causal tiles first        Block 128 = 4 warps
-// Tile     Br=128; Bc=48 at D=128, 96 at D=64; f16 or bf16 in, f32 accumulate
+// Tile     Br=128; Bc=64 at D=128, 96 at D=64; f16 or bf16 in, f32 accumulate
 // Warps    S (Br×Bc), O (Br×D): rows 32w..32w+31 belong to warp w, as two blocks of 16; all columns
 //          lane l holds rows l/4, l/4+8 of each block; columns 8j + 2(l%4) + {0,1}
 // Order    key tiles from the diagonal backwards, so that the running maximum settles early: first those that need a
-//          mask, then the others in a loop of their own
-// Smem     Q Br + K Bc + V Bc rows: 32+12+12 KiB at D=128, 16+12+12 at D=64, and 16 bytes of sequence bounds
-// Stages   1 of K and 1 of V: V[j] arrives during S = QK[j]ᵀ, K[j-1] during softmax and O += PV[j]
+//          mask, then the others in a loop of their own. Tiles start at multiples of Bc keys and every row decides for
+//          itself when to rescale: its bits do not depend on the batch, on its tile or on the rows beside it
+// Smem     Q Br + K Bc + V Bc rows: 32+16+16 KiB at D=128, 16+12+12 at D=64, and 16 bytes of sequence bounds
+// Stages   1 of K and 1 of V: V[j] arrives during S = QK[j]ᵀ, K[j-1] during O += PV[j]
 // Swizzle  16-byte chunk c of row r lives at c ^ (r % 8) within its 128-byte line
-// Regs     D=128: O 128 + S 48 + Q 8 + K or V 4-8 + m,l 8 = 200 before addressing; P replaces S as it is formed
+// Regs     D=128: O 128 + S 64 + Q 8 + K or V 4 + m,l 8 = 212 before addressing; P replaces S as it is formed, and the
+//          copies of the next K, whose addresses would not fit beside S, follow P step by step
 // Hazards  H1 K[j], V[j] are read only after every thread's copies have landed: wait, then barrier
 //          H2 a buffer is refilled only after the barrier that follows its last read
 //          H3 O overwrites the warp's own rows of Q: no other warp reads them, and lanes are ordered by __syncwarp
@@ -18,7 +20,8 @@
 //          H5 cu_seqlens come from device memory: each is loaded once, checked, and only the checked value is used
 //          H6 barriers: every branch around one depends only on values that are the same in all threads of the CTA
 // Numerics p = ex2.approx(s·scale_log2 - m) with one fused multiply-add; l sums p before it is rounded to the input
-//          type for PV; O is scaled by rcp.approx(l), 1 ulp, before the only rounding to the output type
+//          type for PV; O is scaled by rcp.approx(l), 1 ulp, before the only rounding to the output type. s·scale_log2
+//          must stay within f32
 // Nothing  to attend to (no keys, all masked, all scores -∞): O = 0, LSE = -∞. NaN scores give NaN. Keys with NaN in V
 //          that a row may not see can still reach it when another row of its tile sees them (0·NaN)
 #pragma once
@@ -52,6 +55,7 @@ struct Config {
   static constexpr int kOutCols = kHeadDim / 8;  // accumulator blocks along the head dimension
   static_assert(kRowBytes % swizzle::kLineBytes == 0, "rows are whole 128-byte lines");
   static_assert(kTileK % 16 == 0, "whole mma steps");
+  static_assert(kFetchSteps <= kTileK / 16, "fetched within one tile");
 
   struct Smem {
     unsigned char q[kTileQ * kRowBytes];
@@ -87,6 +91,7 @@ __device__ __forceinline__ Sequence checked_sequence(const PrefillParams& p, int
   __syncthreads();
   const int q_start = bounds[0], q_end = bounds[1], k_start = bounds[2], k_end = bounds[3];
   bool overlaps = false;
+#pragma unroll 1
   for (int i = threadIdx.x; i < b; i += C::kThreads) {
     const int earlier = p.cu_seqlens_q[i];
     overlaps |= earlier > q_start || (i == 0 && earlier < 0);
@@ -182,16 +187,17 @@ template <class C>
 struct Walk {
   using Copy = typename C::Copy;
 
-  int tile;                   // the tile to visit next
-  const char *gK, *gV;        // this thread's last chunk of the tile of K, of V to copy next
-  int64_t k_back, v_back;     // bytes between two of the thread's rows
-  uint32_t wK, wV;            // where it copies them to
-  uint32_t sQ, sK, sV;        // this lane's ldmatrix addresses
-  int last;                   // see `mask`
+  int tile;                // the tile to visit next
+  const char *gK, *gV;     // this thread's next chunk of K, of V to copy
+  int64_t k_back, v_back;  // bytes from one of its rows to the one before
+  uint32_t wK, wV;         // where it copies a tile to
+  uint32_t sQ, sK, sV;     // this lane's ldmatrix addresses
+  int last;                // see `mask`
 
-  // Points to tile `tiles - 1` and starts the copies of Q and of that tile's K and V.
+  // Points to tile `tiles - 1` and starts the copies of Q, of that tile's K and, if `edges`, of its V: an edge may lack
+  // rows, which is dealt with here, so that no loop has to.
   __device__ __forceinline__ void start(const PrefillParams& p, typename C::Smem& smem, const Sequence& seq,
-                                        int q_first, int tiles, bool v_too) {
+                                        int q_first, int tiles, bool edges) {
     const uint32_t tid = threadIdx.x, lane = tid % 32, warp = ptx::shfl_first(static_cast<int>(tid / 32));
     const uint32_t head = blockIdx.y, kv_head = head / (p.num_heads / p.num_kv_heads);
     const int row = Copy::row(tid), q_rows = seq.q_len - q_first;
@@ -223,24 +229,25 @@ struct Walk {
 
     const int keys_left = seq.k_len - tile * C::kTileK;
     Copy::template bounded<C::kTileQ>(base_q + Copy::offset(tid), gQ, -2 * Copy::kStep * p.q_stride_token,
-                                      q_rows - row, gQ0);                          // H4
-    Copy::template bounded<C::kTileK>(wK, gK, k_back, keys_left - row, gK0);       // H4
-    if (v_too) Copy::template bounded<C::kTileK>(wV, gV, v_back, keys_left - row, gV0);  // H4
+                                      q_rows - row, gQ0);                                // H4
+    Copy::template bounded<C::kTileK>(wK, gK, k_back, keys_left - row, gK0);             // H4
+    if (edges) Copy::template bounded<C::kTileK>(wV, gV, v_back, keys_left - row, gV0);  // H4
     ptx::cp_async_commit_group();
 
     const int first_row = warp * C::kWarpRows + fragment::acc_row(lane, 0);
     last = keys_left - 1 - static_cast<int>(fragment::acc_col(lane, 0)) - (p.causal ? q_rows - 1 - first_row : 0);
   }
 
-  // Attends to the current tile and moves on to the one before it. CTA-collective.
+  // Attends to the current tile and moves on to the one before it. v_coming: `start` has seen to its V. CTA-collective.
   template <Masking kMasking>
   __device__ __forceinline__ void visit(const PrefillParams& p, typename C::Output& o,
-                                        SoftmaxState<C::kBlocks>& state, bool first) {
-    constexpr int kFetch = C::kTileK / Copy::kStep / C::kFetchSteps;  // rows of K[tile-1] per step of PV
+                                        SoftmaxState<C::kBlocks>& state, bool v_coming) {
+    constexpr int kRows = C::kTileK / Copy::kStep;      // rows that a thread copies of K or V
+    constexpr int kFetchRows = kRows / C::kFetchSteps;  // of which of K[tile-1] at each step of PV
     typename C::Scores s;
     ptx::cp_async_wait_group<0>();
     __syncthreads();  // H1: K[tile] is here. H2: V[tile+1] is no longer read
-    if (!first) Copy::rows(wV, gV, v_back, 0, C::kTileK / Copy::kStep);  // H4: only the last tile has missing rows
+    if (!v_coming) Copy::rows(wV, gV, v_back, 0, kRows);
     ptx::cp_async_commit_group();
     score<C>(s, sQ, sK);
     if (kMasking == Masking::kEdge) mask<C>(s, last, p.causal ? 8 : 0);
@@ -248,7 +255,7 @@ struct Walk {
     __syncthreads();  // H1: V[tile] is here. H2: K[tile] is no longer read
     state.raise(s, p.scale_log2, o);
     accumulate<C>(o, state, s, p.scale_log2, sV, [&](int k) {
-      if (tile > 0 && k < C::kFetchSteps) Copy::rows(wK, gK, k_back, (C::kFetchSteps - 1 - k) * kFetch, kFetch);
+      if (tile > 0 && k < C::kFetchSteps) Copy::rows(wK, gK, k_back, (C::kFetchSteps - 1 - k) * kFetchRows, kFetchRows);
     });
     ptx::cp_async_commit_group();
     last += C::kTileK;
@@ -320,11 +327,11 @@ __device__ __forceinline__ void flash_prefill(const PrefillParams& p) {
     if (edges) {
       bool first = true;
       do {
-        walk.template visit<Masking::kEdge>(p, o, state, first);
+        walk.template visit<Masking::kEdge>(p, o, state, /*v_coming=*/first);
         first = false;
       } while (walk.tile >= full_tiles);
     }
-    while (walk.tile >= 0) walk.template visit<Masking::kNone>(p, o, state, false);
+    while (walk.tile >= 0) walk.template visit<Masking::kNone>(p, o, state, /*v_coming=*/false);
   }
   epilogue<C>(p, smem, o, state);
 }
