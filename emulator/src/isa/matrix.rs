@@ -160,15 +160,17 @@ fn mma<const K: usize, const DEEP: usize, const NA: usize, const BRAIN: bool, co
             }
         }
     }
+    // Rows 0 to 7 and 8 to 15; nothing is written before all is read.
+    let mut c: [Tile; 2] = [[0.0; 64]; 2];
     for upper in 0..2 {
         let mut a = [[0.0f32; 64]; DEEP];
         for part in 0..DEEP {
             a[part] = tile::<BRAIN>(&w.r32(i.s[2 * part + upper]).0);
         }
-        let mut c: Tile = [0.0; 64];
+        let c = &mut c[upper];
         let first = NA + DEEP + if HALF { upper } else { 2 * upper };
         if HALF {
-            c = tile::<false>(&w.r32(i.s[first]).0);
+            *c = tile::<false>(&w.r32(i.s[first]).0);
         } else {
             let (even, odd) = (&w.r32(i.s[first]).0, &w.r32(i.s[first + 1]).0);
             for lane in 0..32 {
@@ -177,22 +179,13 @@ fn mma<const K: usize, const DEEP: usize, const NA: usize, const BRAIN: bool, co
             }
         }
         match w.launch.mma {
-            MmaMode::Fast => {
-                for row in 0..8 {
-                    let mut sum = [0.0f32; 8];
-                    sum.copy_from_slice(&c[8 * row..8 * row + 8]);
-                    for k in 0..K {
-                        let factor = a[k / 8][8 * row + k % 8];
-                        for n in 0..8 {
-                            sum[n] = factor.mul_add(b[k][n], sum[n]);
-                        }
-                    }
-                    c[8 * row..8 * row + 8].copy_from_slice(&sum);
-                }
-            }
-            mode => exact::<K, BRAIN>(mode, &a, &b, &mut c),
+            MmaMode::Fast => multiply_tiles(&a, &b, c),
+            mode => exact::<K, BRAIN>(mode, &a, &b, c),
         }
-        let valid = validity::<DEEP, NA, HALF>(w, i, upper);
+    }
+    let valid = [0, 1].map(|upper| validity::<DEEP, NA, HALF>(w, i, upper));
+    for upper in 0..2 {
+        let (c, valid) = (&c[upper], valid[upper]);
         if HALF {
             let mut out = [0; 32];
             for lane in 0..32 {
@@ -210,6 +203,28 @@ fn mma<const K: usize, const DEEP: usize, const NA: usize, const BRAIN: bool, co
         }
     }
     Ok(Flow::Next)
+}
+
+/// Adds the product of tiles of A with B, in the order of k, each step rounded once.
+#[inline(always)]
+fn multiply_tiles<const K: usize>(a: &[Tile], b: &[[f32; 8]; K], c: &mut Tile) {
+    for rows in 0..2 {
+        let mut sums = [[0.0f32; 8]; 4];
+        for row in 0..4 {
+            sums[row].copy_from_slice(&c[8 * (4 * rows + row)..][..8]);
+        }
+        for k in 0..K {
+            for row in 0..4 {
+                let factor = a[k / 8][8 * (4 * rows + row) + k % 8];
+                for n in 0..8 {
+                    sums[row][n] = factor.mul_add(b[k][n], sums[row][n]);
+                }
+            }
+        }
+        for row in 0..4 {
+            c[8 * (4 * rows + row)..][..8].copy_from_slice(&sums[row]);
+        }
+    }
 }
 
 fn round_half(value: f32) -> u32 {
