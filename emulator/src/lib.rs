@@ -9,6 +9,7 @@ mod isa;
 pub mod lex;
 mod machine;
 mod memory;
+mod numerics;
 pub mod parse;
 mod simd;
 mod tensor;

@@ -60,25 +60,39 @@ use crate::warp::Warp;
 
 pub(crate) mod async_copy;
 mod atomic;
+mod bits;
+mod compare;
 pub(crate) mod control;
+mod convert;
 mod exchange;
+mod float;
+mod half;
 mod integer;
+mod logic;
 pub(crate) mod matching;
 pub(crate) mod matrix;
 mod memory;
 mod moves;
+mod special;
 mod sync;
 
 /// All rows, by family file.
 static FAMILIES: &[&[Row]] = &[
     async_copy::ROWS,
     atomic::ROWS,
-    control::ROWS,
     exchange::ROWS,
     integer::ROWS,
-    matrix::ROWS,
-    memory::ROWS,
+    bits::ROWS,
+    logic::ROWS,
+    compare::ROWS,
+    float::ROWS,
+    half::ROWS,
+    special::ROWS,
+    convert::ROWS,
     moves::ROWS,
+    memory::ROWS,
+    matrix::ROWS,
+    control::ROWS,
     sync::ROWS,
 ];
 

@@ -1,87 +1,77 @@
-//! Moves between registers, and of their parts.
+//! `mov`: copies, and vectors packed into wider registers and out of them.
 use super::prelude::*;
 
 const TITLE: &str = "Data Movement and Conversion Instructions: mov";
 
+/// `mov.type d, {a, ..}`, the first element lowest.
+macro_rules! pack {
+    ($whole:ident, $W:ty, $part:ident, $n:literal, |$($a:ident : $A:ty),+|) => {
+        row("mov", TITLE, Class::Move)
+            .mods(&[types(&[$whole])])
+            .args(&[D(T0), SV(Is($part), Count::Fixed($n))])
+            .exec(|_| Some(lanes!(|$($a: $A),+| -> $W {
+                let mut whole = 0;
+                let mut shift = 0;
+                $(
+                    whole |= <$W>::from($a) << shift;
+                    shift += <$A>::BITS;
+                )+
+                let _ = shift;
+                whole
+            })))
+    };
+}
+
+/// `mov.type {d, ..}, a`, the first element lowest.
+macro_rules! unpack {
+    ($whole:ident, $W:ty, $part:ident, $P:ty, $n:literal) => {
+        row("mov", TITLE, Class::Move)
+            .mods(&[types(&[$whole])])
+            .args(&[DV(Is($part), Count::Fixed($n)), S(T0)])
+            .exec(|_| {
+                Some(exec!(|w, i, m| {
+                    let (a, valid) = (w.get::<$W>(i.s[0]), w.valid::<$W>(i.s[0]));
+                    for k in 0..$n {
+                        let mut out = [0; 32];
+                        for lane in 0..32 {
+                            out[lane] = (a[lane] >> (<$P>::BITS * k)) as $P;
+                        }
+                        w.put::<$P>(i.d[k as usize], m, valid, out);
+                    }
+                    Ok(Flow::Next)
+                }))
+            })
+    };
+}
+
 pub(super) static ROWS: &[Row] = &[
     row("mov", TITLE, Class::Move)
-        .mods(&[types(&[Pred, B16, B32, B64, U16, U32, U64, S16, S32, S64, F16, F16x2, BF16, BF16x2, F32, F64])])
+        .mods(&[types(&[
+            B16, B32, B64, U16, U32, U64, S16, S32, S64, F32, F64,
+        ])])
         .args(&[D(T0), S(T0)])
-        .exec(|f| per_type!(f.ty(0), T in [Pred B16 B32 B64 U16 U32 U64 S16 S32 S64 F16 F16x2 BF16 BF16x2 F32 F64] =>
-            lanes!(|a: T| -> T { a }))),
-    // mov.b32 d, {low, high}; and its like.
+        .exec(|f| match f.ty(0).bits() {
+            64 => Some(lanes!(|a: u64| -> u64 { a })),
+            _ => Some(lanes!(|a: u32| -> u32 { a })),
+        }),
     row("mov", TITLE, Class::Move)
-        .mods(&[types(&[B16])])
-        .args(&[D(T0), SV(Is(B8), Count::Fixed(2))])
-        .exec(|_| Some(lanes!(|a: u8, b: u8| -> u16 { u16::from_le_bytes([a, b]) }))),
-    row("mov", TITLE, Class::Move)
-        .mods(&[types(&[B32])])
-        .args(&[D(T0), SV(Is(B16), Count::Fixed(2))])
-        .exec(|_| Some(lanes!(|a: u16, b: u16| -> u32 { u32::from(a) | u32::from(b) << 16 }))),
-    row("mov", TITLE, Class::Move)
-        .mods(&[types(&[B32])])
-        .args(&[D(T0), SV(Is(B8), Count::Fixed(4))])
-        .exec(|_| Some(lanes!(|a: u8, b: u8, c: u8, d: u8| -> u32 { u32::from_le_bytes([a, b, c, d]) }))),
-    row("mov", TITLE, Class::Move)
-        .mods(&[types(&[B64])])
-        .args(&[D(T0), SV(Is(B32), Count::Fixed(2))])
-        .exec(|_| Some(lanes!(|a: u32, b: u32| -> u64 { u64::from(a) | u64::from(b) << 32 }))),
-    row("mov", TITLE, Class::Move)
-        .mods(&[types(&[B64])])
-        .args(&[D(T0), SV(Is(B16), Count::Fixed(4))])
-        .exec(|_| Some(lanes!(|a: u16, b: u16, c: u16, d: u16| -> u64 {
-            u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32 | u64::from(d) << 48
-        }))),
-    // mov.b32 {low, high}, a; and its like.
-    row("mov", TITLE, Class::Move)
-        .mods(&[types(&[B16])])
-        .args(&[DV(Is(B8), Count::Fixed(2)), S(T0)])
-        .exec(|_| Some(exec!(|w, i, m| unpack::<8>(w, i, m)))),
-    row("mov", TITLE, Class::Move)
-        .mods(&[types(&[B32])])
-        .args(&[DV(Is(B16), Count::Fixed(2)), S(T0)])
-        .exec(|_| Some(exec!(|w, i, m| unpack::<16>(w, i, m)))),
-    row("mov", TITLE, Class::Move)
-        .mods(&[types(&[B32])])
-        .args(&[DV(Is(B8), Count::Fixed(4)), S(T0)])
-        .exec(|_| Some(exec!(|w, i, m| unpack::<8>(w, i, m)))),
-    row("mov", TITLE, Class::Move)
-        .mods(&[types(&[B64])])
-        .args(&[DV(Is(B32), Count::Fixed(2)), S(T0)])
-        .exec(|_| Some(exec!(|w, i, m| unpack_wide::<32>(w, i, m)))),
-    row("mov", TITLE, Class::Move)
-        .mods(&[types(&[B64])])
-        .args(&[DV(Is(B16), Count::Fixed(4)), S(T0)])
-        .exec(|_| Some(exec!(|w, i, m| unpack_wide::<16>(w, i, m)))),
+        .mods(&[types(&[Pred])])
+        .args(&[D(T0), S(T0)])
+        .exec(|_| {
+            Some(exec!(|w, i, m| {
+                let (value, valid) = (w.pred(i, 0), w.valid_pred(i.s[0]));
+                w.put_pred(i.d[0], m, valid, value);
+                Ok(Flow::Next)
+            }))
+        }),
+    pack!(B16, u16, B8, 2, |a: u8, b: u8|),
+    pack!(B32, u32, B16, 2, |a: u16, b: u16|),
+    pack!(B32, u32, B8, 4, |a: u8, b: u8, c: u8, d: u8|),
+    pack!(B64, u64, B32, 2, |a: u32, b: u32|),
+    pack!(B64, u64, B16, 4, |a: u16, b: u16, c: u16, d: u16|),
+    unpack!(B16, u16, B8, u8, 2),
+    unpack!(B32, u32, B16, u16, 2),
+    unpack!(B32, u32, B8, u8, 4),
+    unpack!(B64, u64, B32, u32, 2),
+    unpack!(B64, u64, B16, u16, 4),
 ];
-
-/// Splits a 32-bit register into parts of `BITS` bits, the lowest first.
-#[inline(always)]
-fn unpack<const BITS: u32>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
-    let (source, valid) = (w.get::<u32>(i.s[0]), w.valid::<u32>(i.s[0]));
-    for part in 0..i.nd.min(8) {
-        let shift = u32::from(part) * BITS;
-        w.put(
-            i.d[usize::from(part)],
-            m,
-            valid,
-            source.map(|bits| bits >> shift & ((1 << BITS) - 1)),
-        );
-    }
-    Ok(Flow::Next)
-}
-
-/// Splits a 64-bit register into parts of `BITS` bits, the lowest first.
-#[inline(always)]
-fn unpack_wide<const BITS: u32>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
-    let (source, valid) = (w.get::<u64>(i.s[0]), w.valid::<u64>(i.s[0]));
-    for part in 0..i.nd.min(8) {
-        let shift = u32::from(part) * BITS;
-        let mut out = [0; 32];
-        for lane in 0..32 {
-            out[lane] = (source[lane] >> shift & ((1 << BITS) - 1)) as u32;
-        }
-        w.put(i.d[usize::from(part)], m, valid, out);
-    }
-    Ok(Flow::Next)
-}

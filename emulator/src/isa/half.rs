@@ -1,0 +1,332 @@
+//! `f16` and `bf16` arithmetic, single and in pairs.
+use super::prelude::*;
+use crate::numerics::float::{extreme, saturate};
+use crate::numerics::half::{
+    flush_f16, fma_bf16, fma_f16, is_bf16_tie, narrow_bf16, narrow_f16, settle_bf16_tie,
+    widen_bf16, widen_f16,
+};
+
+const F16S: &[Type] = &[F16, F16x2];
+const BF16S: &[Type] = &[BF16, BF16x2];
+
+/// `$half` on the one half, or on both of a pair.
+macro_rules! both {
+    ($f:expr, |$($a:ident),+| $half:expr) => {
+        match $f.ty(0).bits() {
+            16 => Some(lanes!(|$($a: u16),+| -> u16 { $half })),
+            _ => Some(lanes!(|$($a: u32),+| -> u32 {
+                let low = { $(let $a = $a as u16;)+ $half };
+                let high = { $(let $a = ($a >> 16) as u16;)+ $half };
+                u32::from(low) | u32::from(high) << 16
+            })),
+        }
+    };
+}
+
+/// The value of an operand.
+#[inline(always)]
+fn value<const FTZ: bool>(half: u16) -> f32 {
+    widen_f16(if FTZ { flush_f16(half) } else { half })
+}
+
+/// A result in `f32`, limited, rounded and flushed.
+#[inline(always)]
+fn result<const FTZ: bool, const SAT: bool>(exact: f32) -> u16 {
+    let half = narrow_f16(if SAT { saturate(exact) } else { exact });
+    if FTZ { flush_f16(half) } else { half }
+}
+
+/// Zero for negative numbers; NaN stays.
+#[inline(always)]
+fn relu(half: u16) -> u16 {
+    // NaNs are 0x7fff here, which has no sign.
+    if half & 0x8000 != 0 { 0 } else { half }
+}
+
+pub(super) static ROWS: &[Row] = &[
+    row(
+        "add",
+        "Half Precision Floating Point Instructions: add",
+        Class::Half,
+    )
+    .mods(&[flag("rn"), flag("ftz"), flag("sat"), types(F16S)])
+    .args(&[D(T0), S(T0), S(T0)])
+    .since(53, 4, 2)
+    .exec(|f| {
+        per_flag!(f.has("ftz"), FTZ => per_flag!(f.has("sat"), SAT =>
+            both!(f, |a, b| result::<FTZ, SAT>(value::<FTZ>(a) + value::<FTZ>(b)))))
+    }),
+    row(
+        "sub",
+        "Half Precision Floating Point Instructions: sub",
+        Class::Half,
+    )
+    .mods(&[flag("rn"), flag("ftz"), flag("sat"), types(F16S)])
+    .args(&[D(T0), S(T0), S(T0)])
+    .since(53, 4, 2)
+    .exec(|f| {
+        per_flag!(f.has("ftz"), FTZ => per_flag!(f.has("sat"), SAT =>
+            both!(f, |a, b| result::<FTZ, SAT>(value::<FTZ>(a) - value::<FTZ>(b)))))
+    }),
+    row(
+        "mul",
+        "Half Precision Floating Point Instructions: mul",
+        Class::Half,
+    )
+    .mods(&[flag("rn"), flag("ftz"), flag("sat"), types(F16S)])
+    .args(&[D(T0), S(T0), S(T0)])
+    .since(53, 4, 2)
+    .exec(|f| {
+        per_flag!(f.has("ftz"), FTZ => per_flag!(f.has("sat"), SAT =>
+            both!(f, |a, b| result::<FTZ, SAT>(value::<FTZ>(a) * value::<FTZ>(b)))))
+    }),
+    row(
+        "fma",
+        "Half Precision Floating Point Instructions: fma",
+        Class::Half,
+    )
+    .mods(&[need("rn"), flag("ftz"), flag("sat"), types(F16S)])
+    .args(&[D(T0), S(T0), S(T0), S(T0)])
+    .since(53, 4, 2)
+    .exec(|f| {
+        per_flag!(f.has("ftz"), FTZ => per_flag!(f.has("sat"), SAT =>
+            both!(f, |a, b, c| result::<FTZ, SAT>(
+                fma_f16(value::<FTZ>(a), value::<FTZ>(b), value::<FTZ>(c))))))
+    }),
+    row(
+        "fma",
+        "Half Precision Floating Point Instructions: fma",
+        Class::Half,
+    )
+    .mods(&[need("rn"), flag("ftz"), need("relu"), types(F16S)])
+    .args(&[D(T0), S(T0), S(T0), S(T0)])
+    .since(80, 7, 0)
+    .exec(|f| {
+        per_flag!(f.has("ftz"), FTZ =>
+            both!(f, |a, b, c| relu(result::<FTZ, false>(
+                fma_f16(value::<FTZ>(a), value::<FTZ>(b), value::<FTZ>(c))))))
+    }),
+    row(
+        "neg",
+        "Half Precision Floating Point Instructions: neg",
+        Class::Half,
+    )
+    .mods(&[flag("ftz"), types(F16S)])
+    .args(&[D(T0), S(T0)])
+    .since(53, 6, 0)
+    .exec(|f| {
+        per_flag!(f.has("ftz"), FTZ =>
+            both!(f, |a| if FTZ { flush_f16(a) } else { a } ^ 0x8000))
+    }),
+    row(
+        "abs",
+        "Half Precision Floating Point Instructions: abs",
+        Class::Half,
+    )
+    .mods(&[flag("ftz"), types(F16S)])
+    .args(&[D(T0), S(T0)])
+    .since(53, 6, 5)
+    .exec(|f| {
+        per_flag!(f.has("ftz"), FTZ =>
+            both!(f, |a| if FTZ { flush_f16(a) } else { a } & 0x7fff))
+    }),
+    row(
+        "min",
+        "Half Precision Floating Point Instructions: min",
+        Class::Half,
+    )
+    .mods(&[
+        flag("ftz"),
+        flag("NaN"),
+        flag("xorsign"),
+        flag("abs"),
+        types(F16S),
+    ])
+    .args(&[D(T0), S(T0), S(T0)])
+    .since(80, 7, 0)
+    .exec(|f| extremes::<false>(f)),
+    row(
+        "max",
+        "Half Precision Floating Point Instructions: max",
+        Class::Half,
+    )
+    .mods(&[
+        flag("ftz"),
+        flag("NaN"),
+        flag("xorsign"),
+        flag("abs"),
+        types(F16S),
+    ])
+    .args(&[D(T0), S(T0), S(T0)])
+    .since(80, 7, 0)
+    .exec(|f| extremes::<true>(f)),
+    row(
+        "add",
+        "Half Precision Floating Point Instructions: add",
+        Class::Half,
+    )
+    .mods(&[flag("rn"), types(BF16S)])
+    .args(&[D(T0), S(T0), S(T0)])
+    .since(90, 7, 8)
+    .exec(|f| both!(f, |a, b| narrow_bf16(widen_bf16(a) + widen_bf16(b)))),
+    row(
+        "sub",
+        "Half Precision Floating Point Instructions: sub",
+        Class::Half,
+    )
+    .mods(&[flag("rn"), types(BF16S)])
+    .args(&[D(T0), S(T0), S(T0)])
+    .since(90, 7, 8)
+    .exec(|f| both!(f, |a, b| narrow_bf16(widen_bf16(a) - widen_bf16(b)))),
+    row(
+        "mul",
+        "Half Precision Floating Point Instructions: mul",
+        Class::Half,
+    )
+    .mods(&[flag("rn"), types(BF16S)])
+    .args(&[D(T0), S(T0), S(T0)])
+    .since(90, 7, 8)
+    .exec(|f| {
+        both!(f, |a, b| {
+            let (a, b) = (widen_bf16(a), widen_bf16(b));
+            let zero = f32::from_bits((a.to_bits() ^ b.to_bits()) & 0x8000_0000);
+            narrow_bf16(fma_bf16(a, b, zero))
+        })
+    }),
+    row(
+        "fma",
+        "Half Precision Floating Point Instructions: fma",
+        Class::Half,
+    )
+    .mods(&[need("rn"), flag("relu"), types(BF16S)])
+    .args(&[D(T0), S(T0), S(T0), S(T0)])
+    .since(80, 7, 0)
+    .exec(|f| {
+        per_flag!(f.has("relu"), RELU => match f.ty(0) {
+            BF16 => Some(lanes!(|a: u16, b: u16, c: u16| -> u16 {
+                let sum = narrow_bf16(fma_bf16(widen_bf16(a), widen_bf16(b), widen_bf16(c)));
+                if RELU { relu(sum) } else { sum }
+            })),
+            _ => Some(exec!(|w, i, m| fma_bf16x2::<RELU>(w, i, m))),
+        })
+    }),
+    row(
+        "neg",
+        "Half Precision Floating Point Instructions: neg",
+        Class::Half,
+    )
+    .mods(&[types(BF16S)])
+    .args(&[D(T0), S(T0)])
+    .since(80, 7, 0)
+    .exec(|f| both!(f, |a| a ^ 0x8000)),
+    row(
+        "abs",
+        "Half Precision Floating Point Instructions: abs",
+        Class::Half,
+    )
+    .mods(&[types(BF16S)])
+    .args(&[D(T0), S(T0)])
+    .since(80, 7, 0)
+    .exec(|f| both!(f, |a| a & 0x7fff)),
+    row(
+        "min",
+        "Half Precision Floating Point Instructions: min",
+        Class::Half,
+    )
+    .mods(&[flag("NaN"), flag("xorsign"), flag("abs"), types(BF16S)])
+    .args(&[D(T0), S(T0), S(T0)])
+    .since(80, 7, 0)
+    .exec(|f| bf16_extremes::<false>(f)),
+    row(
+        "max",
+        "Half Precision Floating Point Instructions: max",
+        Class::Half,
+    )
+    .mods(&[flag("NaN"), flag("xorsign"), flag("abs"), types(BF16S)])
+    .args(&[D(T0), S(T0), S(T0)])
+    .since(80, 7, 0)
+    .exec(|f| bf16_extremes::<true>(f)),
+];
+
+/// `min` and `max` of `f16`.
+fn extremes<const MAX: bool>(f: &mut Form<'_>) -> Option<ExecFn> {
+    if f.has("xorsign") != f.has("abs") {
+        return None;
+    }
+    let max = MAX;
+    per_flag!(max, IS_MAX => per_flag!(f.has("ftz"), FTZ => per_flag!(f.has("NaN"), NAN =>
+    per_flag!(f.has("abs"), ABS => both!(f, |a, b| {
+        extreme_half::<IS_MAX, NAN, ABS>(a, b, value::<FTZ>, narrow_f16)
+    })))))
+}
+
+/// `min` and `max` of `bf16`.
+fn bf16_extremes<const MAX: bool>(f: &mut Form<'_>) -> Option<ExecFn> {
+    if f.has("xorsign") != f.has("abs") {
+        return None;
+    }
+    let max = MAX;
+    per_flag!(max, IS_MAX => per_flag!(f.has("NaN"), NAN => per_flag!(f.has("abs"), ABS =>
+        both!(f, |a, b| extreme_half::<IS_MAX, NAN, ABS>(a, b, widen_bf16, narrow_bf16)))))
+}
+
+#[inline(always)]
+fn extreme_half<const MAX: bool, const NAN: bool, const ABS: bool>(
+    a: u16,
+    b: u16,
+    widen: fn(u16) -> f32,
+    narrow: fn(f32) -> u16,
+) -> u16 {
+    let keep = if ABS { 0x7fff } else { 0xffff };
+    let half = narrow(extreme::<MAX, NAN>(widen(a & keep), widen(b & keep)));
+    let is_nan = half == 0x7fff;
+    if ABS && !is_nan {
+        half | (a ^ b) & 0x8000
+    } else {
+        half
+    }
+}
+
+/// Both halves of all lanes at once; the rare ties that need another look come after.
+#[inline(always)]
+fn fma_bf16x2<const RELU: bool>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
+    let (a, b, c) = (
+        w.get::<u32>(i.s[0]),
+        w.get::<u32>(i.s[1]),
+        w.get::<u32>(i.s[2]),
+    );
+    let valid = w.valid32(i.s[0]) & w.valid32(i.s[1]) & w.valid32(i.s[2]);
+    let low = |x: u32| f32::from_bits(x << 16);
+    let high = |x: u32| f32::from_bits(x & 0xffff_0000);
+    let (mut lows, mut highs) = ([0.0f32; 32], [0.0f32; 32]);
+    let mut ties = false;
+    for lane in 0..32 {
+        let (x, y, z) = (a[lane], b[lane], c[lane]);
+        lows[lane] = low(x).mul_add(low(y), low(z));
+        highs[lane] = high(x).mul_add(high(y), high(z));
+        ties |= is_bf16_tie(lows[lane]) | is_bf16_tie(highs[lane]);
+    }
+    if ties {
+        for lane in 0..32 {
+            let (x, y, z) = (a[lane], b[lane], c[lane]);
+            if is_bf16_tie(lows[lane]) {
+                lows[lane] = settle_bf16_tie(low(x), low(y), low(z), lows[lane]);
+            }
+            if is_bf16_tie(highs[lane]) {
+                highs[lane] = settle_bf16_tie(high(x), high(y), high(z), highs[lane]);
+            }
+        }
+    }
+    let mut out = [0; 32];
+    for lane in 0..32 {
+        let (low, high) = (narrow_bf16(lows[lane]), narrow_bf16(highs[lane]));
+        let (low, high) = if RELU {
+            (relu(low), relu(high))
+        } else {
+            (low, high)
+        };
+        out[lane] = u32::from(low) | u32::from(high) << 16;
+    }
+    w.put(i.d[0], m, valid, out);
+    Ok(Flow::Next)
+}
