@@ -222,8 +222,15 @@ impl Binder<'_> {
             Operand::NamePlus { name, offset } => {
                 self.named_source(name, *offset, ty, wider, line)?
             }
+            // `mov.pred p, -1;`: any number but zero is true.
+            Operand::Int(value) if ty == Type::Pred => {
+                if *value == 0 {
+                    out.negated |= 1 << out.s.len();
+                }
+                Place::True
+            }
             Operand::Int(value) => {
-                if matches!(ty, Type::F32 | Type::F64 | Type::Pred) {
+                if matches!(ty, Type::F32 | Type::F64) {
                     let message = format!("an integer where .{} is needed", ty.token());
                     return Err(LoadError::new(line, &value.to_string(), message));
                 }
