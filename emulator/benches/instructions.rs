@@ -9,14 +9,46 @@ const BLOCKS: u32 = 20;
 
 /// Name, what goes before, and the instructions to repeat.
 const CASES: &[(&str, &str, &str)] = &[
-    ("add.s32", "", "add.s32 %r1, %r1, %r2; add.s32 %r3, %r3, %r1;"),
-    ("add.s64", "", "add.s64 %d1, %d1, %d2; add.s64 %d3, %d3, %d1;"),
-    ("ld.shared.u32", "", "ld.shared.u32 %r10, [%r20]; ld.shared.u32 %r11, [%r20+128];"),
-    ("ld.shared.v4.u32", "", "ld.shared.v4.u32 {%r10, %r11, %r12, %r13}, [%r21];"),
-    ("st.shared.v4.u32", "", "st.shared.v4.u32 [%r21], {%r10, %r11, %r12, %r13};"),
-    ("ld.global.v4.u32", "", "ld.global.v4.u32 {%r10, %r11, %r12, %r13}, [%d9];"),
-    ("ldmatrix.x4", "", "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r10, %r11, %r12, %r13}, [%r21];"),
-    ("ldmatrix.x4.trans", "", "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%r10, %r11, %r12, %r13}, [%r21];"),
+    (
+        "add.s32",
+        "",
+        "add.s32 %r1, %r1, %r2; add.s32 %r3, %r3, %r1;",
+    ),
+    (
+        "add.s64",
+        "",
+        "add.s64 %d1, %d1, %d2; add.s64 %d3, %d3, %d1;",
+    ),
+    (
+        "ld.shared.u32",
+        "",
+        "ld.shared.u32 %r10, [%r20]; ld.shared.u32 %r11, [%r20+128];",
+    ),
+    (
+        "ld.shared.v4.u32",
+        "",
+        "ld.shared.v4.u32 {%r10, %r11, %r12, %r13}, [%r21];",
+    ),
+    (
+        "st.shared.v4.u32",
+        "",
+        "st.shared.v4.u32 [%r21], {%r10, %r11, %r12, %r13};",
+    ),
+    (
+        "ld.global.v4.u32",
+        "",
+        "ld.global.v4.u32 {%r10, %r11, %r12, %r13}, [%d9];",
+    ),
+    (
+        "ldmatrix.x4",
+        "",
+        "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r10, %r11, %r12, %r13}, [%r21];",
+    ),
+    (
+        "ldmatrix.x4.trans",
+        "",
+        "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%r10, %r11, %r12, %r13}, [%r21];",
+    ),
     ("shfl.bfly", "", "shfl.sync.bfly.b32 %r10, %r1, 1, 31, -1;"),
     (
         "cp.async.cg",
@@ -49,18 +81,31 @@ fn kernel(device: &Emulator, before: &str, body: &str) -> Kernel {
          mov.u32 %r22, s; add.u32 %r20, %r20, %r22; add.u32 %r21, %r21, %r22; st.shared.v4.u32 [%r21], {{%r1,%r2,%r3,%r4}};
          bar.warp.sync -1; {before} {body} ret; }}"
     );
-    device.load(&ptx).and_then(|module| module.kernel("k")).unwrap_or_else(|error| panic!("{error}"))
+    device
+        .load(&ptx)
+        .and_then(|module| module.kernel("k"))
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn instructions(criterion: &mut Criterion) {
     for (level, checks) in [("all", Checks::ALL), ("none", Checks::NONE)] {
-        let device = Emulator::new(Config { checks, threads: 1, ..Config::default() });
+        let device = Emulator::new(Config {
+            checks,
+            threads: 1,
+            ..Config::default()
+        });
         let input = device.alloc(512).unwrap_or_else(|error| panic!("{error}"));
-        device.fill(input, 1, 512).unwrap_or_else(|error| panic!("{error}"));
+        device
+            .fill(input, 1, 512)
+            .unwrap_or_else(|error| panic!("{error}"));
         let mut group = criterion.benchmark_group(format!("checks-{level}"));
         for (name, before, body) in CASES {
             let kernel = kernel(&device, before, body);
-            let shape = LaunchConfig { grid: [BLOCKS, 1, 1], block: [32, 1, 1], dynamic_smem: 0 };
+            let shape = LaunchConfig {
+                grid: [BLOCKS, 1, 1],
+                block: [32, 1, 1],
+                dynamic_smem: 0,
+            };
             group.throughput(Throughput::Elements(ROW as u64 * u64::from(BLOCKS)));
             group.bench_function(*name, |bencher| {
                 bencher.iter(|| {

@@ -28,21 +28,41 @@ fn a_copy_lands_at_the_wait() {
 #[test]
 fn short_sources_are_filled_with_zeros() {
     for (copy, expected) in [
-        ("cp.async.ca.shared.global.L2::128B [%r3], [%d2], 8, 4;", [1, 0]),
+        (
+            "cp.async.ca.shared.global.L2::128B [%r3], [%d2], 8, 4;",
+            [1, 0],
+        ),
         ("cp.async.cg.shared.global [%r3], [%d2], 16, 0;", [0, 0]),
-        ("mov.u32 %r7, 8; cp.async.cg.shared::cta.global [%r3], [%d2], 16, %r7;", [1, 4]),
-        ("isspacep.global %p0, %d2; cp.async.cg.shared.global [%r3], [%d2], 16, %p0;", [0, 0]),
-        ("isspacep.shared %p0, %d2; cp.async.cg.shared.global [%r3], [%d2], 16, %p0;", [1, 4]),
-        ("createpolicy.fractional.L2::evict_first.b64 %d4, 0f3F800000;
-          cp.async.cg.shared.global.L2::cache_hint [%r3], [%d2], 16, %d4;", [1, 4]),
+        (
+            "mov.u32 %r7, 8; cp.async.cg.shared::cta.global [%r3], [%d2], 16, %r7;",
+            [1, 4],
+        ),
+        (
+            "isspacep.global %p0, %d2; cp.async.cg.shared.global [%r3], [%d2], 16, %p0;",
+            [0, 0],
+        ),
+        (
+            "isspacep.shared %p0, %d2; cp.async.cg.shared.global [%r3], [%d2], 16, %p0;",
+            [1, 4],
+        ),
+        (
+            "createpolicy.fractional.L2::evict_first.b64 %d4, 0f3F800000;
+          cp.async.cg.shared.global.L2::cache_hint [%r3], [%d2], 16, %d4;",
+            [1, 4],
+        ),
     ] {
         let body = format!(
             "{INDEX} {copy} cp.async.wait_all; ld.shared.v2.u32 {{%r6, %r8}}, [%r3]; st.global.v2.u32 [%out], {{%r6, %r8}};"
         );
-        assert_eq!(run(&body, &Shape::threads(1).out(8), &input()).words(), expected, "{copy}");
+        assert_eq!(
+            run(&body, &Shape::threads(1).out(8), &input()).words(),
+            expected,
+            "{copy}"
+        );
     }
     // Nothing is read where nothing is taken: the address may be anywhere.
-    let body = format!("{INDEX} cp.async.cg.shared.global [%r3], [%in+65536], 16, 0; cp.async.wait_all;");
+    let body =
+        format!("{INDEX} cp.async.cg.shared.global [%r3], [%in+65536], 16, 0; cp.async.wait_all;");
     run(&body, &Shape::threads(1), &input());
 }
 
@@ -50,11 +70,19 @@ fn short_sources_are_filled_with_zeros() {
 fn groups_complete_in_order_and_only_as_many_as_are_waited_for() {
     let copies = "cp.async.ca.shared.global [%r3], [%d2], 4; cp.async.commit_group;
         cp.async.ca.shared.global [%r3+16], [%d2+4], 4; cp.async.commit_group;";
-    let first = format!("{INDEX} {copies} cp.async.wait_group 1; ld.shared.u32 %r6, [%r3]; st.global.u32 [%out], %r6;");
+    let first = format!(
+        "{INDEX} {copies} cp.async.wait_group 1; ld.shared.u32 %r6, [%r3]; st.global.u32 [%out], %r6;"
+    );
     assert_eq!(run(&first, &Shape::threads(1), &input()).words(), [1]);
     let second = format!("{INDEX} {copies} cp.async.wait_group 1; ld.shared.u32 %r6, [%r3+16];");
     let thread = "warp 0 lane 0".to_string();
-    assert_eq!(kind(&second, &Shape::threads(1), &input()), Kind::AsyncPending { access: Access::Read, thread });
+    assert_eq!(
+        kind(&second, &Shape::threads(1), &input()),
+        Kind::AsyncPending {
+            access: Access::Read,
+            thread
+        }
+    );
 }
 
 #[test]
@@ -68,7 +96,8 @@ fn the_source_is_read_as_late_as_it_could_be() {
 
 #[test]
 fn nobody_may_touch_the_destination_meanwhile() {
-    let copy = format!("{INDEX} cp.async.cg.shared.global [%r3], [%d2], 16; cp.async.commit_group;");
+    let copy =
+        format!("{INDEX} cp.async.cg.shared.global [%r3], [%d2], 16; cp.async.commit_group;");
     let shape = Shape::threads(64);
     for (access, then) in [
         (Access::Read, "ld.shared.u32 %r6, [%r3];"),
@@ -97,7 +126,13 @@ fn a_wait_without_a_barrier_shows_the_copy_to_its_thread_alone() {
     assert_eq!(result.words(), expected);
     for seed in 0..4 {
         let found = violation(&read(""), &shape.clone().seed(seed), &input()).kind;
-        assert!(matches!(found, Kind::SharedRace { .. } | Kind::AsyncPending { .. } | Kind::Uninitialised { .. }), "{found}");
+        assert!(
+            matches!(
+                found,
+                Kind::SharedRace { .. } | Kind::AsyncPending { .. } | Kind::Uninitialised { .. }
+            ),
+            "{found}"
+        );
     }
 }
 
@@ -113,15 +148,26 @@ fn refilling_a_buffer_needs_a_barrier_behind_its_readers() {
     run(&kernel("bar.sync 0;"), &Shape::threads(64), &input());
     for seed in 0..4 {
         let found = kind(&kernel(""), &Shape::threads(64).seed(seed), &input());
-        assert!(matches!(found, Kind::SharedRace { .. } | Kind::AsyncPending { .. }), "{found}");
+        assert!(
+            matches!(found, Kind::SharedRace { .. } | Kind::AsyncPending { .. }),
+            "{found}"
+        );
     }
 }
 
 #[test]
 fn sizes_are_checked_when_the_kernel_is_loaded() {
     let device = ptx_emulator::Emulator::new(ptx_emulator::Config::default());
-    for copy in ["cp.async.cg.shared.global [%r3], [%d2], 8;", "cp.async.ca.shared.global [%r3], [%d2], 2;"] {
-        let error = device.load(&common::module(copy)).unwrap().kernel("k").err().unwrap();
+    for copy in [
+        "cp.async.cg.shared.global [%r3], [%d2], 8;",
+        "cp.async.ca.shared.global [%r3], [%d2], 2;",
+    ] {
+        let error = device
+            .load(&common::module(copy))
+            .unwrap()
+            .kernel("k")
+            .err()
+            .unwrap();
         assert!(error.token.starts_with("cp.async"), "{error}");
     }
 }

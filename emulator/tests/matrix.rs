@@ -40,7 +40,9 @@ fn fragments(k: usize, narrow: fn(f32) -> u32) -> Vec<u32> {
 }
 
 fn expected(k: usize, row: usize, column: usize) -> f32 {
-    (0..k).fold(element(2, row, column), |sum, i| sum + element(0, row, i) * element(1, i, column))
+    (0..k).fold(element(2, row, column), |sum, i| {
+        sum + element(0, row, i) * element(1, i, column)
+    })
 }
 
 /// `%d1` is the lane's place in the input and the output, 64 bytes for each.
@@ -55,7 +57,9 @@ fn check(k: usize, ty: &str, narrow: fn(f32) -> u32, mode: MmaMode) {
     let b: Vec<String> = (1..=k / 8).map(|n| format!("%r{}", k / 4 + n)).collect();
     let first = k / 4 + k / 8 + 1;
     let c: Vec<String> = (0..4).map(|n| format!("%f{n}")).collect();
-    let moves: String = (0..4).map(|n| format!("mov.b32 %f{n}, %r{};", first + n)).collect();
+    let moves: String = (0..4)
+        .map(|n| format!("mov.b32 %f{n}, %r{};", first + n))
+        .collect();
     let (a, b, c) = (a.join(","), b.join(","), c.join(","));
     let body = format!(
         "{LANE} {moves} mma.sync.aligned.m16n8k{k}.row.col.f32.{ty}.{ty}.f32 {{{c}}}, {{{a}}}, {{{b}}}, {{{c}}};
@@ -68,10 +72,20 @@ fn check(k: usize, ty: &str, narrow: fn(f32) -> u32, mode: MmaMode) {
     for lane in 0..32 {
         for i in 0..4 {
             let (row, column) = (lane / 4 + 8 * (i / 2), 2 * (lane % 4) + i % 2);
-            assert_eq!(out[16 * lane + i], expected(k, row, column), "{ty} k{k} {mode:?} ({row}, {column})");
+            assert_eq!(
+                out[16 * lane + i],
+                expected(k, row, column),
+                "{ty} k{k} {mode:?} ({row}, {column})"
+            );
         }
     }
-    assert_eq!(result.stats.mma.get(&format!("m16n8k{k}.f32.{ty}.{ty}.f32")), Some(&1));
+    assert_eq!(
+        result
+            .stats
+            .mma
+            .get(&format!("m16n8k{k}.f32.{ty}.{ty}.f32")),
+        Some(&1)
+    );
     assert_eq!(result.stats.tensor_flops, 2 * 16 * 8 * k as u64);
 }
 
@@ -92,13 +106,18 @@ fn products_with_f16_accumulators() {
          mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {{%r13, %r14}}, {{%r1, %r2, %r3, %r4}}, {{%r5, %r6}}, {{%r20, %r20}};
          st.global.v2.u32 [%d2], {{%r13, %r14}};"
     );
-    let result = common::run(&body, &Shape::threads(32).out(32 * 64), &bytes(&fragments(16, half)));
+    let result = common::run(
+        &body,
+        &Shape::threads(32).out(32 * 64),
+        &bytes(&fragments(16, half)),
+    );
     let out = result.words();
     for lane in 0..32 {
         for r in 0..2 {
             for odd in 0..2 {
                 let (row, column) = (lane / 4 + 8 * r, 2 * (lane % 4) + odd);
-                let sum = expected(16, row, column) - element(2, row, column) + if odd == 0 { 1.0 } else { 2.0 };
+                let sum = expected(16, row, column) - element(2, row, column)
+                    + if odd == 0 { 1.0 } else { 2.0 };
                 assert_eq!(out[16 * lane + r] >> (16 * odd) & 0xffff, half(sum));
             }
         }
@@ -122,8 +141,18 @@ fn an_uninitialised_row_poisons_its_row_of_the_result_and_no_more() {
     let (out, input) = (device.alloc(2048).unwrap(), device.alloc(2048).unwrap());
     device.write(input, &bytes(&fragments(16, half))).unwrap();
     let kernel = device.load(&module(&body)).unwrap().kernel("k").unwrap();
-    let config = ptx_emulator::LaunchConfig { grid: [1; 3], block: [32, 1, 1], dynamic_smem: 0 };
-    device.launch(&kernel, &config, &[&out.to_le_bytes(), &input.to_le_bytes()]).unwrap();
+    let config = ptx_emulator::LaunchConfig {
+        grid: [1; 3],
+        block: [32, 1, 1],
+        dynamic_smem: 0,
+    };
+    device
+        .launch(
+            &kernel,
+            &config,
+            &[&out.to_le_bytes(), &input.to_le_bytes()],
+        )
+        .unwrap();
     for lane in 0..32 {
         for i in 0..4 {
             let clean = device.initialised(out + 64 * lane + 4 * i, 4).unwrap();
@@ -150,7 +179,8 @@ fn load_matrices(instruction: &str) -> Vec<u32> {
 fn ldmatrix_gives_each_lane_its_elements() {
     // Element (row, column) of matrix m is 64 m + 8 row + column.
     let plain = load_matrices("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r1,%r2,%r3,%r4}, [%r7];");
-    let trans = load_matrices("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%r1,%r2,%r3,%r4}, [%r7];");
+    let trans =
+        load_matrices("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%r1,%r2,%r3,%r4}, [%r7];");
     let two = load_matrices("ldmatrix.sync.aligned.m8n8.x2.shared::cta.b16 {%r1,%r2}, [%r7];");
     let one = load_matrices("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r1}, [%r7];");
     for lane in 0..32u32 {
@@ -169,8 +199,18 @@ fn ldmatrix_gives_each_lane_its_elements() {
 
 #[test]
 fn ldmatrix_wants_aligned_rows_and_all_lanes() {
-    let rows = ".shared .align 16 .b8 s[512]; ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r1}, [s+8];";
-    assert!(matches!(kind(rows, &Shape::threads(32), &[]), Kind::Misaligned { bytes: 16, .. }));
+    let rows =
+        ".shared .align 16 .b8 s[512]; ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r1}, [s+8];";
+    assert!(matches!(
+        kind(rows, &Shape::threads(32), &[]),
+        Kind::Misaligned { bytes: 16, .. }
+    ));
     let rows = ".shared .align 16 .b8 s[512]; ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r1}, [s];";
-    assert!(matches!(kind(rows, &Shape::threads(16), &[]), Kind::LanesMissing { missing: 0xffff_0000, .. }));
+    assert!(matches!(
+        kind(rows, &Shape::threads(16), &[]),
+        Kind::LanesMissing {
+            missing: 0xffff_0000,
+            ..
+        }
+    ));
 }

@@ -48,11 +48,16 @@ pub(super) fn allocate(
     let slot = |place: &Place| -> Result<u16, &'static str> {
         let slot = match place {
             Place::Register(bank, number) => {
-                let slot = chosen.get(numbering.id(*bank, *number)).copied().unwrap_or(0);
+                let slot = chosen
+                    .get(numbering.id(*bank, *number))
+                    .copied()
+                    .unwrap_or(0);
                 first[*bank as usize] + slot
             }
             Place::Constant(bank, index) => u32::from(slots[*bank as usize]) + index,
-            Place::Special(special) => 1 + specials.iter().position(|s| s == special).unwrap_or(0) as u32,
+            Place::Special(special) => {
+                1 + specials.iter().position(|s| s == special).unwrap_or(0) as u32
+            }
             Place::Sink(Bank::Pred) => 1,
             Place::Sink(_) | Place::True => 0,
         };
@@ -104,7 +109,10 @@ impl Numbering {
     }
 
     fn bank(&self, id: usize) -> usize {
-        (0..3).rev().find(|bank| id >= self.first[*bank]).unwrap_or(0)
+        (0..3)
+            .rev()
+            .find(|bank| id >= self.first[*bank])
+            .unwrap_or(0)
     }
 }
 
@@ -162,18 +170,27 @@ fn share(drafts: &[Draft], numbering: &Numbering, tables: &[Vec<u32>]) -> (Vec<u
     for stretch in &stretches {
         stretch.alive.each(|id| extend(id, 2 * stretch.start));
         for next in &stretch.next {
-            stretches[*next].alive.each(|id| extend(id, 2 * stretch.end + 1));
+            stretches[*next]
+                .alive
+                .each(|id| extend(id, 2 * stretch.end + 1));
         }
     }
     for (pc, draft) in drafts.iter().enumerate() {
-        for id in draft.s.iter().chain([&draft.guard]).filter_map(|place| numbering.of(place)) {
+        for id in draft
+            .s
+            .iter()
+            .chain([&draft.guard])
+            .filter_map(|place| numbering.of(place))
+        {
             extend(id, 2 * pc);
         }
         for id in draft.d.iter().filter_map(|place| numbering.of(place)) {
             extend(id, 2 * pc + 1);
         }
     }
-    let mut order: Vec<usize> = (0..spans.len()).filter(|id| spans[*id].0 != usize::MAX).collect();
+    let mut order: Vec<usize> = (0..spans.len())
+        .filter(|id| spans[*id].0 != usize::MAX)
+        .collect();
     order.sort_unstable_by_key(|id| spans[*id]);
     let mut chosen = vec![0; spans.len()];
     let mut used = [0; 3];
@@ -181,7 +198,9 @@ fn share(drafts: &[Draft], numbering: &Numbering, tables: &[Vec<u32>]) -> (Vec<u
     for id in order {
         let bank = numbering.bank(id);
         let (start, end) = spans[id];
-        let own = stretches.first().is_some_and(|stretch| stretch.alive.contains(id));
+        let own = stretches
+            .first()
+            .is_some_and(|stretch| stretch.alive.contains(id));
         let free = match busy[bank].peek() {
             Some(Reverse((end, slot))) if *end < start && !own => Some(*slot),
             _ => None,
@@ -211,7 +230,9 @@ fn analyse(drafts: &[Draft], numbering: &Numbering, tables: &[Vec<u32>]) -> Vec<
             "bra" => vec![draft.inst.target as usize],
             "brx idx" => {
                 let table = tables.get(draft.inst.aux as usize);
-                table.map_or(Vec::new(), |table| table.iter().map(|target| *target as usize).collect())
+                table.map_or(Vec::new(), |table| {
+                    table.iter().map(|target| *target as usize).collect()
+                })
             }
             _ => Vec::new(),
         }
@@ -235,7 +256,12 @@ fn analyse(drafts: &[Draft], numbering: &Numbering, tables: &[Vec<u32>]) -> Vec<
         let mut used = Set::new(numbering.total());
         let mut defined = Set::new(numbering.total());
         for draft in &drafts[*start..=end] {
-            for id in draft.s.iter().chain([&draft.guard]).filter_map(|place| numbering.of(place)) {
+            for id in draft
+                .s
+                .iter()
+                .chain([&draft.guard])
+                .filter_map(|place| numbering.of(place))
+            {
                 if !defined.contains(id) {
                     used.insert(id);
                 }
@@ -255,7 +281,14 @@ fn analyse(drafts: &[Draft], numbering: &Numbering, tables: &[Vec<u32>]) -> Vec<
             next.extend(index(end + 1));
         }
         let alive = used.clone();
-        stretches.push(Stretch { start: *start, end, next, used, defined, alive });
+        stretches.push(Stretch {
+            start: *start,
+            end,
+            next,
+            used,
+            defined,
+            alive,
+        });
     }
     let mut changed = true;
     while changed {
@@ -263,7 +296,11 @@ fn analyse(drafts: &[Draft], numbering: &Numbering, tables: &[Vec<u32>]) -> Vec<
         for at in (0..stretches.len()).rev() {
             let mut alive = stretches[at].used.clone();
             for next in &stretches[at].next {
-                let words = alive.0.iter_mut().zip(&stretches[*next].alive.0).zip(&stretches[at].defined.0);
+                let words = alive
+                    .0
+                    .iter_mut()
+                    .zip(&stretches[*next].alive.0)
+                    .zip(&stretches[at].defined.0);
                 for ((alive, after), defined) in words {
                     *alive |= after & !defined;
                 }
