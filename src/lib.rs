@@ -47,5 +47,5 @@ pub use tensor::{DeviceId, Place, Region, RegionMut, StreamId, Tensor, TensorMut
 pub use cudarc;
 #[cfg(feature = "cust")]
 pub use cust;
-#[cfg(all(feature = "emulator", any()))]
+#[cfg(feature = "emulator")]
 pub use ptx_emulator;

@@ -24,7 +24,7 @@ pub(super) trait Backend: Send + Sync + Debug {
     /// `raw` is a stream of this device and outlives what is returned.
     unsafe fn foreign_stream(&self, raw: *mut std::ffi::c_void) -> Arc<dyn Queue>;
     /// The emulator, if this is one.
-    #[cfg(all(feature = "emulator", any()))]
+    #[cfg(feature = "emulator")]
     fn emulated(&self) -> Option<&super::emulated::Emulated> {
         None
     }

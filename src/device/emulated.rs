@@ -15,10 +15,10 @@ use crate::tensor::{DeviceId, DeviceKey, StreamId};
 pub(super) fn open(config: Config) -> Device {
     static OPENED: AtomicU64 = AtomicU64::new(0);
     let id = DeviceId(DeviceKey::Emulator(OPENED.fetch_add(1, Ordering::Relaxed)));
-    let gpu = config.gpu;
+    let gpu = config.gpu.clone();
     let emulated = Emulated {
         emulator: Emulator::new(config),
-        counts: Arc::default(),
+        last: Arc::default(),
     };
     let limits = Limits {
         compute_capability: gpu.compute_capability,

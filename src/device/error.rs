@@ -134,7 +134,7 @@ pub enum DeviceError {
     #[error("the stream is capturing a graph: use the `run_captured` of the operation")]
     Capturing,
     /// The program broke a rule that the emulator checks, or asked for what it lacks.
-    #[cfg(all(feature = "emulator", any()))]
+    #[cfg(feature = "emulator")]
     #[error("emulated launch of {entry} failed")]
     Emulator {
         /// The entry that was launched.

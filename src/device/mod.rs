@@ -32,7 +32,7 @@ mod cudarc;
 mod cust;
 #[cfg(any(feature = "cudarc", feature = "cust"))]
 mod driver;
-#[cfg(all(feature = "emulator", any()))]
+#[cfg(feature = "emulator")]
 mod emulated;
 #[cfg(any(feature = "cudarc", feature = "cust"))]
 mod probe;
@@ -126,13 +126,13 @@ impl Device {
     pub fn auto() -> Result<Device, DeviceError> {
         match Device::require_gpu() {
             Ok(device) => Ok(device),
-            #[cfg(all(feature = "emulator", any()))]
+            #[cfg(feature = "emulator")]
             Err(reason) => {
                 let device = Device::emulator(ptx_emulator::Config::default());
                 log::warn!("{reason}; kernels will run on {device}");
                 Ok(device)
             }
-            #[cfg(not(all(feature = "emulator", any())))]
+            #[cfg(not(feature = "emulator"))]
             Err(reason) => Err(reason),
         }
     }
@@ -169,9 +169,9 @@ impl Device {
                 "auto" => Device::auto(),
                 "gpu" => Device::require_gpu(),
                 "emulator" => {
-                    #[cfg(all(feature = "emulator", any()))]
+                    #[cfg(feature = "emulator")]
                     return Ok(Device::emulator(ptx_emulator::Config::default()));
-                    #[cfg(not(all(feature = "emulator", any())))]
+                    #[cfg(not(feature = "emulator"))]
                     return Err(DeviceError::NotBuilt {
                         backend: BackendKind::Emulator,
                     });
@@ -215,7 +215,7 @@ impl Device {
     }
 
     /// An emulated GPU; each call makes a device of its own.
-    #[cfg(all(feature = "emulator", any()))]
+    #[cfg(feature = "emulator")]
     pub fn emulator(config: ptx_emulator::Config) -> Device {
         emulated::open(config)
     }
@@ -256,7 +256,7 @@ impl Device {
     /// What the latest launch on an emulator did; `None` on a GPU, and before the first launch.
     ///
     /// Counts are those of the work, such as bytes and tensor operations, never a time.
-    #[cfg(all(feature = "emulator", any()))]
+    #[cfg(feature = "emulator")]
     pub fn last_launch(&self) -> Option<ptx_emulator::LaunchStats> {
         self.0
             .backend
@@ -264,6 +264,10 @@ impl Device {
             .and_then(emulated::Emulated::last_launch)
     }
 
+    #[cfg_attr(
+        not(any(feature = "cudarc", feature = "cust", feature = "emulator")),
+        expect(dead_code, reason = "without a backend no device can be made")
+    )]
     fn new(
         backend: Box<dyn Backend>,
         main: Arc<dyn Queue>,

@@ -50,7 +50,7 @@ fn ask() -> Result<Driver, Absent> {
                 // Kept for the rest of the process: the driver does not support being unloaded.
                 return question(Box::leak(Box::new(library)));
             }
-            Err(error) => reasons.push(error.to_string()),
+            Err(error) => reasons.push(full(&error)),
         }
     }
     Err(Absent::Driver(reasons.join("; ")))
@@ -59,7 +59,7 @@ fn ask() -> Result<Driver, Absent> {
 fn question(library: &'static Library) -> Result<Driver, Absent> {
     type Init = unsafe extern "C" fn(c_uint) -> c_int;
     type GetInt = unsafe extern "C" fn(*mut c_int) -> c_int;
-    let missing = |error: libloading::Error| Absent::Driver(error.to_string());
+    let missing = |error: libloading::Error| Absent::Driver(full(&error));
     // SAFETY: These three have had these signatures in every release of the driver.
     let (init, version, count) = unsafe {
         (
@@ -97,6 +97,14 @@ fn question(library: &'static Library) -> Result<Driver, Absent> {
             "cuDeviceGetCount returned {code}{}",
             meaning(code)
         ))),
+    }
+}
+
+/// An error with its cause, which is where the system's own words are.
+fn full(error: &libloading::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => cause.to_string(),
+        None => error.to_string(),
     }
 }
 
