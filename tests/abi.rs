@@ -1,0 +1,158 @@
+//! The binary interface: what the PTX declares, what the catalog says, what Rust passes.
+//!
+//! The numbers are read out of the PTX text here, by a reader that shares nothing with the one
+//! that made the catalog.
+
+use std::mem::{align_of, size_of};
+
+use infer_kernels::attention::prefill::PrefillParams;
+use infer_kernels::catalog::{ENTRIES, Entry};
+
+/// What follows `before` in the entry's PTX, up to `after`.
+fn between<'a>(entry: &'a Entry, before: &str, after: &str) -> &'a str {
+    let (_, rest) = entry.ptx.split_once(before).unwrap_or_else(|| {
+        panic!("{}: no `{before}` in its PTX", entry.name);
+    });
+    rest.split_once(after)
+        .unwrap_or_else(|| panic!("{}: no `{after}`", entry.name))
+        .0
+}
+
+fn number(text: &str) -> u32 {
+    text.trim()
+        .parse()
+        .unwrap_or_else(|_| panic!("`{text}` is not a number"))
+}
+
+/// The words of the entry's information array.
+fn info(entry: &Entry) -> Vec<u32> {
+    let declaration = format!(" .b8 {}_info[", entry.name);
+    let length = number(between(entry, &declaration, "]")) as usize;
+    let initialiser = between(entry, &format!("{declaration}{length}] = {{"), "}");
+    let mut bytes: Vec<u8> = initialiser
+        .split(',')
+        .map(|byte| number(byte).try_into().expect("a byte"))
+        .collect();
+    bytes.resize(length, 0); // Trailing zeros need not be written.
+    bytes
+        .chunks_exact(4)
+        .map(|word| u32::from_le_bytes(word.try_into().unwrap()))
+        .collect()
+}
+
+#[test]
+fn the_catalog_repeats_the_ptx() {
+    assert!(!ENTRIES.is_empty());
+    for entry in ENTRIES {
+        let words = info(entry);
+        let name = entry.name;
+        assert_eq!(words[0], 1, "{name}: version of the information array");
+        let told = [
+            entry.smem_bytes,
+            entry.threads,
+            entry.tile_q,
+            entry.tile_k,
+            entry.stages,
+            entry.param_bytes,
+        ];
+        assert_eq!(words[1..7], told, "{name}");
+        assert_eq!(
+            words[7] as usize,
+            words.len() - 8,
+            "{name}: number of fields"
+        );
+        assert_eq!(words[8..], *entry.param_offsets, "{name}");
+
+        let threads = between(entry, ".maxntid ", ",");
+        assert_eq!(number(threads), entry.threads, "{name}");
+        let declared = between(entry, &format!(" .b8 {name}_param_0["), "]");
+        assert_eq!(number(declared), entry.param_bytes, "{name}");
+        assert_eq!(
+            number(between(entry, "\n.target sm_", "\n")),
+            entry.target,
+            "{name}"
+        );
+        let (major, minor) = entry.ptx_version;
+        assert_eq!(
+            between(entry, "\n.version ", "\n"),
+            format!("{major}.{minor}"),
+            "{name}"
+        );
+        assert!(
+            entry.smem_bytes <= 163 << 10,
+            "{name}: more shared memory than an A100 has"
+        );
+    }
+}
+
+#[test]
+fn rust_passes_what_the_kernel_declares() {
+    let prefill = || ENTRIES.iter().filter(|entry| entry.kernel == "prefill");
+    assert_eq!(prefill().count(), 4);
+    let offsets: Vec<u32> = PrefillParams::FIELDS
+        .iter()
+        .map(|&(_, at)| at as u32)
+        .collect();
+    for entry in prefill() {
+        let alignment = between(entry, ".entry ", " .b8 ");
+        let (_, alignment) = alignment
+            .rsplit_once(".align ")
+            .expect("the parameter's alignment");
+        assert_eq!(
+            number(alignment) as usize,
+            align_of::<PrefillParams>(),
+            "{}",
+            entry.name
+        );
+        assert_eq!(
+            entry.param_bytes as usize,
+            size_of::<PrefillParams>(),
+            "{}",
+            entry.name
+        );
+        assert_eq!(entry.param_offsets, offsets, "{}", entry.name);
+    }
+}
+
+/// Equal offsets do not show that two fields of one size are in the same order: their names do.
+#[test]
+fn rust_names_the_fields_as_the_kernel_does() {
+    let header = include_str!("../cuda/attention/prefill_params.cuh");
+    let names: Vec<&str> = header
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("X("))
+        .filter_map(|line| {
+            line.split_once(", ")?
+                .1
+                .split_once(')')
+                .map(|(name, _)| name)
+        })
+        .collect();
+    let fields: Vec<&str> = PrefillParams::FIELDS
+        .iter()
+        .map(|&(name, _)| name)
+        .collect();
+    assert_eq!(fields, names);
+}
+
+/// Where the emulator can load the modules, its reader must agree too.
+#[cfg(feature = "emulator")]
+#[test]
+fn the_emulator_reads_the_same() {
+    let emulator = infer_kernels::ptx_emulator::Emulator::new(Default::default());
+    for entry in ENTRIES {
+        let module = emulator.load(entry.ptx).unwrap();
+        let bytes = module
+            .symbol_bytes(&format!("{}_info", entry.name))
+            .unwrap();
+        let words: Vec<u32> = bytes
+            .chunks_exact(4)
+            .map(|word| u32::from_le_bytes(word.try_into().unwrap()))
+            .collect();
+        assert_eq!(words, info(entry), "{}", entry.name);
+        let kernel = module.kernel(entry.name).unwrap().info();
+        assert_eq!(kernel.max_threads, Some(entry.threads), "{}", entry.name);
+        assert_eq!(kernel.param_bytes, entry.param_bytes, "{}", entry.name);
+        assert_eq!(kernel.static_shared, 0, "{}", entry.name);
+    }
+}

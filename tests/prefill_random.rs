@@ -1,0 +1,150 @@
+//! Prefill against the f64 reference: random shapes, lengths, layouts and options.
+//!
+//! Each case is named by its seed; to run one alone, put it into `CASES`.
+#![cfg(feature = "emulator")]
+
+mod common;
+
+use common::{AnyCase, Lengths, device, in_parallel};
+use infer_kernels::DType;
+use infer_kernels::attention::prefill::HeadShape;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+const CASES: std::ops::Range<u64> = 0..320;
+
+/// Lengths that meet the edges of tiles, primes, and nothing.
+const LENGTHS: &[usize] = &[
+    0, 1, 2, 3, 7, 15, 16, 17, 31, 47, 48, 49, 53, 64, 65, 95, 96, 97, 101, 127, 128, 129, 131,
+    144, 145, 191, 192, 193, 211, 256, 257,
+];
+
+fn random_case(seed: u64) -> AnyCase {
+    let rng = &mut StdRng::seed_from_u64(seed);
+    // Types, head dimensions and ratios in turn, so that each pair of them is met often.
+    let dtype = [DType::F16, DType::BF16][seed as usize % 2];
+    let dim = [64, 128][seed as usize / 2 % 2];
+    let ratio = [1, 3, 5, 8][seed as usize / 4 % 4];
+    let kv = if ratio == 8 {
+        1
+    } else {
+        rng.random_range(1..=2)
+    };
+    let heads = HeadShape {
+        query: ratio * kv,
+        kv,
+        dim,
+    };
+    let batch = rng.random_range(1..=4);
+    let mut length = |most: usize| {
+        let length = LENGTHS[rng.random_range(0..LENGTHS.len())];
+        if rng.random_bool(0.3) {
+            rng.random_range(0..=most)
+        } else {
+            length.min(most)
+        }
+    };
+    let most = if seed.is_multiple_of(10) { 257 } else { 150 };
+    let q: Vec<usize> = (0..batch).map(|_| length(most)).collect();
+    let k = match seed % 3 {
+        0 => q.clone(),
+        _ => (0..batch).map(|_| length(most)).collect(),
+    };
+    let lead = if rng.random_bool(0.3) {
+        rng.random_range(0..9)
+    } else {
+        0
+    };
+    let trail = if rng.random_bool(0.3) {
+        rng.random_range(0..9)
+    } else {
+        0
+    };
+    AnyCase::random(seed, dtype, heads, &Lengths { q, k, lead, trail })
+}
+
+#[test]
+fn random_cases_are_within_their_bounds() {
+    let device = device();
+    let seeds: Vec<u64> = CASES.collect();
+    let worst = std::sync::Mutex::new((0.0f64, 0.0f64));
+    in_parallel(&seeds, |&seed| match random_case(seed).check(&device) {
+        Ok((out, lse)) => {
+            let mut worst = worst.lock().unwrap();
+            *worst = (worst.0.max(out.used), worst.1.max(lse.used));
+        }
+        Err(error) => panic!("seed {seed}: {error}\n{:#?}", random_case(seed)),
+    });
+    let (out, lse) = *worst.lock().unwrap();
+    println!(
+        "seeds {CASES:?}: at most {:.0} % of the bound used in outputs, {:.0} % in log-sum-exps",
+        100.0 * out,
+        100.0 * lse
+    );
+}
+
+/// Heads of models in use, with sequences short enough for an emulator.
+#[test]
+fn heads_of_real_models() {
+    let device = device();
+    let models = [
+        (
+            "Llama 3 8B, Mistral 7B",
+            HeadShape {
+                query: 32,
+                kv: 8,
+                dim: 128,
+            },
+        ),
+        (
+            "Llama 3 70B",
+            HeadShape {
+                query: 64,
+                kv: 8,
+                dim: 128,
+            },
+        ),
+        (
+            "Qwen2.5 7B",
+            HeadShape {
+                query: 28,
+                kv: 4,
+                dim: 128,
+            },
+        ),
+        (
+            "Qwen2.5 0.5B",
+            HeadShape {
+                query: 14,
+                kv: 2,
+                dim: 64,
+            },
+        ),
+    ];
+    in_parallel(&models, |&(model, heads)| {
+        for dtype in [DType::BF16, DType::F16] {
+            let mut case = AnyCase::random(7, dtype, heads, &Lengths::same(&[5, 61]));
+            case.problem().causal = true;
+            if let Err(error) = case.check(&device) {
+                panic!("{model} in {dtype}: {error}");
+            }
+        }
+    });
+}
+
+#[test]
+fn phi_3_mini_is_refused_in_words() {
+    use infer_kernels::attention::prefill::PrefillProblem;
+    let heads = HeadShape {
+        query: 32,
+        kv: 32,
+        dim: 96,
+    };
+    let refusal = PrefillProblem::new(DType::BF16, heads, 1, 1)
+        .supports()
+        .unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "no prefill kernel for head dimension 96: there are [64, 128]"
+    );
+}

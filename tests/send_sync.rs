@@ -1,0 +1,92 @@
+//! What can be used from several threads, stated where a change would not compile.
+
+use half::bf16;
+use infer_kernels::attention::prefill::{PrefillArgs, PrefillError, PrefillPlan, PrefillProblem};
+use infer_kernels::attention::{CuSeqLens, SeqLens, SeqLensError};
+use infer_kernels::{
+    Buffer, Device, DeviceError, Region, RegionMut, StatusReport, StatusWord, Stream, Tensor,
+    TensorMut,
+};
+
+const fn send_and_sync<T: Send + Sync>() {}
+const fn error<T: std::error::Error + Send + Sync + 'static>() {}
+
+const _: () = {
+    send_and_sync::<Device>();
+    send_and_sync::<Stream>();
+    send_and_sync::<Buffer<bf16>>();
+    send_and_sync::<Region<'static>>();
+    send_and_sync::<RegionMut<'static>>();
+    send_and_sync::<Tensor<'static, 3>>();
+    send_and_sync::<TensorMut<'static, 3>>();
+    send_and_sync::<StatusWord>();
+    send_and_sync::<StatusReport>();
+    send_and_sync::<SeqLens>();
+    send_and_sync::<CuSeqLens<'static>>();
+    send_and_sync::<PrefillProblem>();
+    send_and_sync::<PrefillPlan>();
+    send_and_sync::<PrefillArgs<'static>>();
+    error::<DeviceError>();
+    error::<PrefillError>();
+    error::<SeqLensError>();
+    error::<StatusReport>();
+};
+
+#[cfg(feature = "cust")]
+const _: () = send_and_sync::<infer_kernels::CustBuffer<u16>>();
+
+#[cfg(feature = "emulator")]
+mod emulator {
+    use super::*;
+    use infer_kernels::DType;
+    use infer_kernels::attention::prefill::HeadShape;
+
+    /// One plan, used by several threads at once on one device.
+    #[test]
+    fn threads_share_a_plan() {
+        let device = Device::emulator(Default::default());
+        let heads = HeadShape {
+            query: 1,
+            kv: 1,
+            dim: 64,
+        };
+        let plan = PrefillPlan::new(&device, &PrefillProblem::new(DType::BF16, heads, 1, 9));
+        let plan = plan.unwrap();
+        std::thread::scope(|scope| {
+            for value in [1.0f32, 2.0, 3.0, 4.0] {
+                let (plan, stream) = (&plan, device.stream());
+                scope.spawn(move || {
+                    let ones = vec![bf16::from_f32(value); 9 * 64];
+                    let input = stream.upload(&ones).unwrap();
+                    let mut out = stream.alloc::<bf16>(9 * 64).unwrap();
+                    let lens = SeqLens::from_lengths(&stream, &[9]).unwrap();
+                    let status = StatusWord::new(&stream).unwrap();
+                    let args = PrefillArgs {
+                        q: input.tensor([9, 1, 64]).unwrap(),
+                        k: input.tensor([9, 1, 64]).unwrap(),
+                        v: input.tensor([9, 1, 64]).unwrap(),
+                        out: out.tensor_mut([9, 1, 64]).unwrap(),
+                        lse: None,
+                        seqlens_q: (&lens).into(),
+                        seqlens_k: (&lens).into(),
+                        status: &status,
+                    };
+                    plan.run(&stream, args).unwrap();
+                    assert_eq!(out.download().unwrap(), ones);
+                });
+            }
+        });
+    }
+
+    /// Several devices in a process, each with memory of its own.
+    #[test]
+    fn devices_are_apart() {
+        let [a, b] = [(); 2].map(|()| Device::emulator(Default::default()));
+        assert_ne!(a.id(), b.id());
+        let ours = a.stream().upload(&[1.0f32]).unwrap();
+        let theirs = b.stream().upload(&[2.0f32]).unwrap();
+        assert_eq!(ours.download().unwrap(), [1.0]);
+        assert_eq!(theirs.download().unwrap(), [2.0]);
+        assert_ne!(ours.region().place(), theirs.region().place());
+    }
+}
