@@ -1,0 +1,118 @@
+//! Every operation once, at the shapes of a real model, compared with the mathematics.
+//!
+//! ```sh
+//! cargo run --release --example tour
+//! ```
+//!
+//! Runs on a GPU if there is one, else on the emulator. Adding an operation: a file beside this
+//! one, and a row in `OPERATIONS`.
+
+mod prefill;
+mod report;
+
+use std::error::Error;
+use std::time::Duration;
+
+use clap::{Arg, Command};
+use indicatif::{ProgressBar, ProgressStyle};
+use infer_kernels::{BackendKind, Device};
+
+use report::Report;
+
+/// Computes an operation and its reference, and compares them.
+type Run = fn(&Device, &Steps) -> Result<Report, Box<dyn Error>>;
+
+/// An operation of the tour.
+struct Operation {
+    name: &'static str,
+    /// The model and the shapes.
+    at: &'static str,
+    /// How many times `run` calls [`Steps::next`].
+    steps: u64,
+    run: Run,
+}
+
+/// The table: what the tour shows.
+const OPERATIONS: &[Operation] = &[Operation {
+    name: "prefill attention",
+    at: "Llama 3 8B: 32 query heads, 8 kv heads, head dim 128, bf16, causal",
+    steps: prefill::STEPS,
+    run: prefill::run,
+}];
+
+/// The progress of one operation.
+struct Steps(ProgressBar);
+
+impl Steps {
+    fn new(operation: &Operation) -> Steps {
+        let bar = ProgressBar::new(operation.steps);
+        let style = ProgressStyle::with_template("  {bar:24} {pos}/{len} {elapsed} {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Steps(bar)
+    }
+
+    /// Says what is done next.
+    fn next(&self, what: &'static str) {
+        if !self.0.message().is_empty() {
+            self.0.inc(1);
+        }
+        self.0.set_message(what);
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let matches = Command::new("tour")
+        .about(
+            "Every operation once, at the shapes of a real model, compared with an f64 reference",
+        )
+        .arg(
+            Arg::new("device")
+                .long("device")
+                .default_value("auto")
+                .help("auto, gpu, emulator, cudarc[:ordinal] or cust[:ordinal]"),
+        )
+        .arg(
+            Arg::new("operation")
+                .long("operation")
+                .help("only operations with this in their name"),
+        )
+        .get_matches();
+    let name = matches
+        .get_one::<String>("device")
+        .map_or("auto", String::as_str);
+    let filter = matches
+        .get_one::<String>("operation")
+        .map_or("", String::as_str);
+
+    let device = Device::named(name)?;
+    println!("device     {device}");
+    if device.kind() == BackendKind::Emulator
+        && name == "auto"
+        && let Err(reason) = Device::require_gpu()
+    {
+        println!("           {reason}");
+    }
+
+    let mut failed = 0;
+    for operation in OPERATIONS
+        .iter()
+        .filter(|operation| operation.name.contains(filter))
+    {
+        println!("\n{}\n           {}", operation.name, operation.at);
+        let steps = Steps::new(operation);
+        let report = (operation.run)(&device, &steps);
+        steps.0.finish_and_clear();
+        match report {
+            Ok(report) => print!("{report}"),
+            Err(error) => {
+                failed += 1;
+                println!("FAILED     {error}");
+            }
+        }
+    }
+    if failed > 0 {
+        return Err(format!("{failed} operations failed").into());
+    }
+    Ok(())
+}

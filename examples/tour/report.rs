@@ -1,0 +1,157 @@
+//! What the tour prints about an operation.
+
+use std::fmt;
+use std::time::Duration;
+
+use infer_kernels::reference::tolerance::Margin;
+use infer_kernels::{Device, StatusReport, Stream};
+
+/// What an operation did, and how well.
+pub struct Report {
+    /// Name and shape of each operand.
+    pub shapes: Vec<(&'static str, String)>,
+    /// The plan, as it prints itself.
+    pub plan: String,
+    /// For each output, how far it was off and how far it might have been.
+    pub margins: Vec<(&'static str, Margin)>,
+    /// What the kernel skipped.
+    pub status: StatusReport,
+    /// Bytes of all operands, each counted once.
+    pub operand_bytes: u128,
+    /// What was counted or measured of the run.
+    pub run: Run,
+}
+
+/// A run, by what the device can say of it.
+pub enum Run {
+    /// On an emulator: what was counted. The time is the host's.
+    Emulated { counted: Counted, host: Duration },
+    /// On a GPU: the mean over several runs, waiting once at the end.
+    Measured { runs: u32, each: Duration },
+}
+
+/// What the emulator counted.
+pub struct Counted {
+    pub tensor_ops: u64,
+    pub tensor_flops: u64,
+    pub global_bytes: u64,
+    pub warp_instructions: u64,
+}
+
+impl Run {
+    /// Runs once where it is counted, and several times where it is timed.
+    pub fn of<E>(
+        device: &Device,
+        stream: &Stream,
+        mut run: impl FnMut() -> Result<(), E>,
+    ) -> Result<Run, Box<dyn std::error::Error>>
+    where
+        E: std::error::Error + 'static,
+    {
+        let timer = std::time::Instant::now();
+        run()?;
+        stream.synchronize()?;
+        if let Some(stats) = device.last_launch() {
+            let counted = Counted {
+                tensor_ops: stats.mma.values().sum(),
+                tensor_flops: stats.tensor_flops,
+                global_bytes: stats.global_bytes,
+                warp_instructions: stats.warp_instructions,
+            };
+            return Ok(Run::Emulated {
+                counted,
+                host: timer.elapsed(),
+            });
+        }
+        let runs = 20;
+        let timer = std::time::Instant::now();
+        for _ in 0..runs {
+            run()?;
+        }
+        stream.synchronize()?;
+        Ok(Run::Measured {
+            runs,
+            each: timer.elapsed() / runs,
+        })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut label = "shapes";
+        for (name, shape) in &self.shapes {
+            writeln!(f, "{label:<10} {name:<10} {shape}")?;
+            label = "";
+        }
+        label = "plan";
+        for line in self.plan.lines() {
+            writeln!(f, "{label:<10} {}", line.trim_start())?;
+            label = "";
+        }
+        label = "error";
+        for (name, margin) in &self.margins {
+            writeln!(
+                f,
+                "{label:<10} {name:<10} at most {:.3e}; the closest to its bound of {:.3e} uses {:.0} % of it",
+                margin.error,
+                margin.bound,
+                100.0 * margin.used
+            )?;
+            label = "";
+        }
+        writeln!(f, "{:<10} {}", "status", self.status)?;
+        let bytes = thousands(self.operand_bytes);
+        writeln!(
+            f,
+            "{:<10} {bytes} bytes of operands, each counted once",
+            "work"
+        )?;
+        match &self.run {
+            Run::Emulated { counted, host } => {
+                let Counted {
+                    tensor_ops,
+                    tensor_flops,
+                    global_bytes,
+                    warp_instructions,
+                } = counted;
+                let [ops, flops, bytes, instructions] =
+                    [tensor_ops, tensor_flops, global_bytes, warp_instructions]
+                        .map(|&count| thousands(count.into()));
+                writeln!(f, "{:<10} {bytes} bytes asked of global memory", "counted")?;
+                writeln!(
+                    f,
+                    "{:<10} {ops} tensor operations, {flops} flops in them",
+                    ""
+                )?;
+                writeln!(f, "{:<10} {instructions} instructions of warps", "")?;
+                writeln!(
+                    f,
+                    "{:<10} {:.2} s of this host to emulate and check; no GPU ran, so no GPU time",
+                    "time",
+                    host.as_secs_f64()
+                )
+            }
+            Run::Measured { runs, each } => {
+                writeln!(
+                    f,
+                    "{:<10} {:.1} µs, mean of {runs} runs",
+                    "time",
+                    each.as_secs_f64() * 1e6
+                )
+            }
+        }
+    }
+}
+
+/// `1234567` as `1,234,567`.
+fn thousands(number: u128) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
