@@ -8,11 +8,7 @@ constexpr fragment::Element kElement = fragment::Element::kBf16;
 constexpr fragment::Element kElement = fragment::Element::kF16;
 #endif
 
-// The widest key tiles that leave no value without a register. At D=128 this takes copies of K one row at a time.
-#if HEAD_DIM == 64
-using EntryConfig = prefill::Config<kElement, 64, 96, 1>;
-#elif HEAD_DIM == 128
-using EntryConfig = prefill::Config<kElement, 128, 64, 4>;
-#endif
+// The widest key tiles that leave no value without a register.
+using EntryConfig = prefill::Config<kElement, HEAD_DIM, HEAD_DIM == 64 ? 96 : 64>;
 
 INFER_ENTRY_POINT(INFER_ENTRY, PrefillParams, PREFILL_PARAMS_FIELDS, EntryConfig, prefill::flash_prefill<EntryConfig>)

@@ -12,7 +12,7 @@
 // Stages   1 of K and 1 of V: V[j] arrives during S = QK[j]ᵀ, K[j-1] during O += PV[j]
 // Swizzle  16-byte chunk c of row r lives at c ^ (r % 8) within its 128-byte line
 // Regs     D=128: O 128 + S 64 + Q 8 + K or V 4 + m,l 8 = 212 before addressing; P replaces S as it is formed, and the
-//          copies of the next K, whose addresses would not fit beside S, follow P step by step
+//          copies of the next K wait for the first of it: their addresses would not fit beside all of S
 // Hazards  H1 K[j], V[j] are read only after every thread's copies have landed: wait, then barrier
 //          H2 a buffer is refilled only after the barrier that follows its last read
 //          H3 O overwrites the warp's own rows of Q: no other warp reads them, and lanes are ordered by __syncwarp
@@ -37,7 +37,7 @@
 
 namespace prefill {
 
-template <fragment::Element kElement_, int kHeadDim_, int kTileK_, int kFetchSteps_>
+template <fragment::Element kElement_, int kHeadDim_, int kTileK_>
 struct Config {
   static constexpr fragment::Element kElement = kElement_;
   static constexpr int kHeadDim = kHeadDim_;
@@ -47,7 +47,6 @@ struct Config {
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kTileQ = kWarpRows * kWarps;
   static constexpr int kTileK = kTileK_;
-  static constexpr int kFetchSteps = kFetchSteps_;  // steps of PV over which the copies of the next K are spread
   static constexpr int kStages = 1;
   static constexpr int kRowBytes = kHeadDim * 2;
   static constexpr int kRowChunks = kRowBytes / swizzle::kChunkBytes;
@@ -55,7 +54,6 @@ struct Config {
   static constexpr int kOutCols = kHeadDim / 8;  // accumulator blocks along the head dimension
   static_assert(kRowBytes % swizzle::kLineBytes == 0, "rows are whole 128-byte lines");
   static_assert(kTileK % 16 == 0, "whole mma steps");
-  static_assert(kFetchSteps <= kTileK / 16, "fetched within one tile");
 
   struct Smem {
     unsigned char q[kTileQ * kRowBytes];
@@ -150,7 +148,7 @@ __device__ __forceinline__ void mask(typename C::Scores& s, int last, int row_st
 }
 
 // O += P·V, P = 2^(S·scale_log2 - m) formed 16 keys at a time. sV: this lane's ldmatrix address.
-// fetch(k) is called at each step, when the scores of its keys have freed their registers.
+// fetch() is called when the scores of the first keys have freed their registers.
 template <class C, class Fetch>
 __device__ __forceinline__ void accumulate(typename C::Output& o, SoftmaxState<C::kBlocks>& state,
                                            const typename C::Scores& s, float scale_log2, uint32_t sV, Fetch&& fetch) {
@@ -167,7 +165,7 @@ __device__ __forceinline__ void accumulate(typename C::Output& o, SoftmaxState<C
         const float high = state.weigh(pair[1], scale_log2, r);
         rP[b][i] = fragment::pack<C::kElement>(low, high);
       }
-    fetch(k);
+    if (k == 0) fetch();
 #pragma unroll
     for (int i = 0; i < C::kOutCols / 2; ++i) {
       const int j = 2 * swizzle::pair<C::kRowBytes>(i);
@@ -242,22 +240,20 @@ struct Walk {
   template <Masking kMasking>
   __device__ __forceinline__ void visit(const PrefillParams& p, typename C::Output& o,
                                         SoftmaxState<C::kBlocks>& state, bool v_coming) {
-    constexpr int kRows = C::kTileK / Copy::kStep;      // rows that a thread copies of K or V
-    constexpr int kFetchRows = kRows / C::kFetchSteps;  // of which of K[tile-1] at each step of PV
     typename C::Scores s;
     ptx::cp_async_wait_group<0>();
     __syncthreads();  // H1: K[tile] is here. H2: V[tile+1] is no longer read
-    if (!v_coming) Copy::rows(wV, gV, v_back, 0, kRows);
+    if (!v_coming) Copy::template full<C::kTileK>(wV, gV, v_back);
     ptx::cp_async_commit_group();
     score<C>(s, sQ, sK);
     if (kMasking == Masking::kEdge) mask<C>(s, last, p.causal ? 8 : 0);
     ptx::cp_async_wait_group<0>();
     __syncthreads();  // H1: V[tile] is here. H2: K[tile] is no longer read
     state.raise(s, p.scale_log2, o);
-    accumulate<C>(o, state, s, p.scale_log2, sV, [&](int k) {
-      if (tile > 0 && k < C::kFetchSteps) Copy::rows(wK, gK, k_back, (C::kFetchSteps - 1 - k) * kFetchRows, kFetchRows);
+    accumulate<C>(o, state, s, p.scale_log2, sV, [&] {
+      if (tile > 0) Copy::template full<C::kTileK>(wK, gK, k_back);
+      ptx::cp_async_commit_group();
     });
-    ptx::cp_async_commit_group();
     last += C::kTileK;
     --tile;
   }

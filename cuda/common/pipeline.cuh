@@ -28,11 +28,12 @@ struct TileCopy {
   // to the row before. Each copy leaves `source` at the next row to copy, in the end at the last row of the tile before
   // this one: a walk backwards over tiles costs no address arithmetic beyond one addition per row.
 
-  // Copies rows first + n - 1 down to `first` of the thread's rows. `shared` is its first chunk of the tile.
-  static __device__ __forceinline__ void rows(uint32_t shared, const char*& source, int64_t back_bytes, int first,
-                                              int n) {
+  // Copies a whole tile. `shared` is the thread's first chunk of it.
+  template <int kRows>
+  static __device__ __forceinline__ void full(uint32_t shared, const char*& source, int64_t back_bytes) {
+    static_assert(kRows % kStep == 0, "whole steps");
 #pragma unroll
-    for (int i = first + n - 1; i >= first; --i, source = ptx::opaque(source + back_bytes)) {
+    for (int i = kRows / kStep - 1; i >= 0; --i, source = ptx::opaque(source + back_bytes)) {
 #pragma unroll
       for (int line = 0; line < kLines; ++line) {
         ptx::cp_async_cg_16(shared + i * kStep * kRowBytes + line * swizzle::kLineBytes,

@@ -7,7 +7,8 @@
 //! multiply-add.
 #![allow(unsafe_code)]
 
-use crate::isa::{Exec, ExecFn};
+use crate::isa::{Exec, ExecFn, Flow, Inst};
+use crate::warp::Warp;
 
 /// The body of `E` for this processor.
 pub(crate) fn select<E: Exec>() -> ExecFn {
@@ -15,7 +16,19 @@ pub(crate) fn select<E: Exec>() -> ExecFn {
     if wide() {
         return on_avx2::<E>;
     }
-    E::run
+    plain::<E>
+}
+
+/// Runs a body; a fault is put aside, so that what is returned fits a register.
+#[inline(always)]
+fn plain<E: Exec>(warp: &mut Warp<'_>, inst: &Inst, mask: u32) -> Flow {
+    match E::run(warp, inst, mask) {
+        Ok(flow) => flow,
+        Err(fault) => {
+            warp.fault = Some(fault);
+            Flow::Fault
+        }
+    }
 }
 
 /// Widens halves to `f32`, exactly; `to` and `from` are used up to the shorter length.
@@ -53,23 +66,15 @@ fn wide() -> bool {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn on_avx2<E: Exec>(
-    warp: &mut crate::warp::Warp<'_>,
-    inst: &crate::isa::Inst,
-    mask: u32,
-) -> crate::isa::Step {
+fn on_avx2<E: Exec>(warp: &mut Warp<'_>, inst: &Inst, mask: u32) -> Flow {
     // SAFETY: `select` hands out this function only after `wide` has seen the target features.
     unsafe { avx2::<E>(warp, inst, mask) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn avx2<E: Exec>(
-    warp: &mut crate::warp::Warp<'_>,
-    inst: &crate::isa::Inst,
-    mask: u32,
-) -> crate::isa::Step {
-    E::run(warp, inst, mask)
+fn avx2<E: Exec>(warp: &mut Warp<'_>, inst: &Inst, mask: u32) -> Flow {
+    plain::<E>(warp, inst, mask)
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -70,6 +70,8 @@ pub(crate) struct Warp<'a> {
     pub targets: [u32; 32],
     /// What a barrier instruction asks for with [`Flow::Barrier`](crate::isa::Flow::Barrier).
     pub barrier: Request,
+    /// What an instruction has met with [`Flow::Fault`](crate::isa::Flow::Fault).
+    pub fault: Option<Box<Fault>>,
 }
 
 impl<'a> Warp<'a> {

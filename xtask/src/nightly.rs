@@ -1,9 +1,8 @@
 //! `cargo xtask nightly PART`: checks that take too long for every change.
 //!
 //! A part is a list of steps. A step's result is kept in `.ci/nightly-results.toml` under a hash of
-//! the sources that the part depends on; a step that passed with the same hash is not run again,
-//! so a part that was interrupted goes on where it was, and a part whose sources did not change
-//! does nothing.
+//! the sources that it depends on. A step that passed with the same hash is not run again: a part
+//! that was interrupted goes on where it was, and runs only what changed.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::generate::files_below;
-use crate::kernels::declaration::Declarations;
+use crate::kernels::declaration::{Declaration, Declarations};
 
 /// A nightly part. One row here is all that a new part needs.
 struct Part {
     name: &'static str,
     about: &'static str,
-    /// Files and folders whose content decides the result.
+    /// Files and folders whose content decides the result of every step.
     sources: &'static [&'static str],
     steps: fn(&Path) -> Result<Vec<Step>>,
 }
@@ -32,7 +31,13 @@ const PARTS: &[Part] = &[
     Part {
         name: "ptxas",
         about: "every entry, assembled by CUDA 13.0, 12.9, 12.4, 12.0 and 11.8 for sm_80 to sm_120",
-        sources: &["cuda", "ptx", "build", "xtask/src", "scripts/setup-nvcc.sh"],
+        sources: &[
+            "build",
+            "cuda/kernels.toml",
+            "scripts/setup-nvcc.sh",
+            "xtask/src/machine_code.rs",
+            "xtask/src/prove.rs",
+        ],
         steps: assemble_each_entry,
     },
     Part {
@@ -48,20 +53,27 @@ struct Step {
     name: String,
     command: Vec<String>,
     variables: Vec<(&'static str, String)>,
+    /// What else decides the result of this step.
+    sources: Vec<String>,
+}
+
+impl Step {
+    /// Hash of all that decides the result.
+    fn hash(&self, root: &Path, part: &Part) -> Result<String> {
+        let own = self.sources.iter().map(String::as_str);
+        hash(root, part.sources.iter().copied().chain(own))
+    }
 }
 
 fn assemble_each_entry(root: &Path) -> Result<Vec<Step>> {
     let declarations = Declarations::read(root).map_err(|e| anyhow!(e))?;
-    let step = |name: String| Step {
-        command: words("cargo xtask ptx --prove --entry", Some(&name)),
-        name,
+    let step = |entry: Declaration| Step {
+        command: words("cargo xtask ptx --prove --entry", Some(&entry.name)),
+        sources: vec![format!("ptx/{}", entry.path())],
+        name: entry.name,
         variables: Vec::new(),
     };
-    Ok(declarations
-        .entries
-        .into_iter()
-        .map(|entry| step(entry.name))
-        .collect())
+    Ok(declarations.entries.into_iter().map(step).collect())
 }
 
 /// A step for each seed: the integration test `test` with this many random cases.
@@ -73,6 +85,7 @@ fn seeds(test: &str, cases: u32, seeds: u32) -> Vec<Step> {
             ("INFER_KERNELS_CASES", cases.to_string()),
             ("INFER_KERNELS_SEED", seed.to_string()),
         ],
+        sources: Vec::new(),
     };
     (1..=seeds).map(step).collect()
 }
@@ -103,7 +116,7 @@ struct Results {
 struct Outcome {
     part: String,
     step: String,
-    /// Hash of the part's sources.
+    /// Hash of all that decided it.
     sources: String,
     passed: bool,
     date: String,
@@ -153,12 +166,12 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
         .iter()
         .find(|part| part.name == name)
         .with_context(|| format!("no part is called {name}; `cargo xtask nightly` lists them"))?;
-    let sources = hash(root, part.sources)?;
     let mut results = Results::read(root)?;
     let steps = (part.steps)(root)?;
     let start = Instant::now();
     let (mut ran, mut failed, mut left) = (0, 0, 0);
     for step in &steps {
+        let sources = step.hash(root, part)?;
         if results.passed(part.name, &step.name, &sources) {
             continue;
         }
@@ -172,7 +185,7 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
         let outcome = Outcome {
             part: part.name.to_owned(),
             step: step.name.clone(),
-            sources: sources.clone(),
+            sources,
             passed,
             date: today(),
             seconds,
@@ -194,10 +207,12 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
 fn list(root: &Path) -> Result<()> {
     let results = Results::read(root)?;
     for part in PARTS {
-        let sources = hash(root, part.sources)?;
         let steps = (part.steps)(root)?;
-        let passed = |step: &&Step| results.passed(part.name, &step.name, &sources);
-        let passed = steps.iter().filter(passed).count();
+        let mut passed = 0;
+        for step in &steps {
+            let sources = step.hash(root, part)?;
+            passed += u32::from(results.passed(part.name, &step.name, &sources));
+        }
         println!(
             "{:16} {passed}/{} steps passed: {}",
             part.name,
@@ -221,7 +236,7 @@ fn execute(root: &Path, step: &Step) -> Result<(bool, u64)> {
 }
 
 /// Hash over the names and contents of all files at or below these paths.
-fn hash(root: &Path, paths: &[&str]) -> Result<String> {
+fn hash<'a>(root: &Path, paths: impl Iterator<Item = &'a str>) -> Result<String> {
     let mut hash = Sha256::new();
     for path in paths {
         for file in files_below(root, path)? {

@@ -619,7 +619,7 @@ fn plain(opcode: &[&str], operands: Vec<Operand>, line: u32) -> Instruction {
 /// An instruction without operands.
 fn blank() -> Inst {
     Inst {
-        exec: |_, _, _| Ok(Flow::Next),
+        exec: |_, _, _| Flow::Next,
         guard: 0,
         guard_flip: 0,
         d: [0; 8],

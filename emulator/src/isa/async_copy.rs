@@ -137,7 +137,11 @@ fn issue(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
     let shared = (SHARED_BASE, w.shared.bytes.size());
     let offsets = w.offsets(space::SHARED, Access::Write, &target, (m, size), shared)?;
     check_sources(w, &source, m, &take)?;
-    w.touch_shared(Access::Write, &offsets, m, size)?;
+    match size {
+        16 => w.touch_shared::<4>(Access::Write, &offsets, m, size)?,
+        8 => w.touch_shared::<2>(Access::Write, &offsets, m, size)?,
+        _ => w.touch_shared::<1>(Access::Write, &offsets, m, size)?,
+    }
     for lane in lanes_of(m) {
         w.shared.bytes.mark(offsets[lane], size, false);
         w.shared

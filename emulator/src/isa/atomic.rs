@@ -254,7 +254,7 @@ fn shared(
     let bytes = operation.bytes;
     let memory = (SHARED_BASE, w.shared.bytes.size());
     let offsets = w.offsets(space::SHARED, Access::Atomic, addresses, (m, bytes), memory)?;
-    w.touch_shared(Access::Atomic, &offsets, m, bytes)?;
+    w.touch_shared::<1>(Access::Atomic, &offsets, m, bytes)?;
     for lane in lanes_of(m) {
         let at = offsets[lane];
         let memory = &mut w.shared.bytes;

@@ -327,13 +327,13 @@ fn matrices<const TRANSPOSE: bool>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
         if TRANSPOSE {
             for lane in 0..32 {
                 let (word, shift) = (lane / 8, lane / 4 % 2 * 16);
-                let low = got.words[word][row(2 * (lane % 4))] >> shift & 0xffff;
-                let high = got.words[word][row(2 * (lane % 4) + 1)] >> shift & 0xffff;
+                let low = got.words[row(2 * (lane % 4))][word] >> shift & 0xffff;
+                let high = got.words[row(2 * (lane % 4) + 1)][word] >> shift & 0xffff;
                 out[lane] = low | high << 16;
             }
         } else {
             for lane in 0..32 {
-                out[lane] = got.words[lane % 4][row(lane / 4)];
+                out[lane] = got.words[row(lane / 4)][lane % 4];
             }
         }
         if got.valid.iter().any(|valid| valid & rows != rows) {

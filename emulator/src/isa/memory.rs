@@ -322,7 +322,11 @@ fn load(f: &mut Form<'_>) -> Option<ExecFn> {
 fn deliver<const W: usize>(w: &mut Warp<'_>, i: &Inst, m: u32, layout: Layout, got: &Words<W>) {
     if layout.bytes() == 4 && !layout.wide_register() {
         for n in 0..W {
-            w.set32(i.d[n], m, got.valid[n], &got.words[n]);
+            let mut out = [0; 32];
+            for lane in 0..32 {
+                out[lane] = got.words[lane][n];
+            }
+            w.set32(i.d[n], m, got.valid[n], &out);
         }
         return;
     }
@@ -330,8 +334,8 @@ fn deliver<const W: usize>(w: &mut Warp<'_>, i: &Inst, m: u32, layout: Layout, g
         for n in 0..W / 2 {
             let mut out = [0; 32];
             for lane in 0..32 {
-                out[lane] =
-                    u64::from(got.words[2 * n + 1][lane]) << 32 | u64::from(got.words[2 * n][lane]);
+                let words = &got.words[lane];
+                out[lane] = u64::from(words[2 * n + 1]) << 32 | u64::from(words[2 * n]);
             }
             w.set64(i.d[n], m, got.valid[2 * n] & got.valid[2 * n + 1], &out);
         }
@@ -343,7 +347,7 @@ fn deliver<const W: usize>(w: &mut Warp<'_>, i: &Inst, m: u32, layout: Layout, g
         let (word, shift) = (at as usize / 32 % W, at % 32);
         let mut out = [0; 32];
         for lane in 0..32 {
-            let raw = u64::from(got.words[word][lane] >> shift) << (64 - bits);
+            let raw = u64::from(got.words[lane][word] >> shift) << (64 - bits);
             out[lane] = if layout.signed() {
                 (raw as i64 >> (64 - bits)) as u64
             } else {
@@ -391,7 +395,10 @@ fn collect<const W: usize>(w: &Warp<'_>, i: &Inst, layout: Layout) -> Words<W> {
     let mut data = Words::EMPTY;
     if layout.bytes() == 4 && !layout.wide_register() {
         for n in 0..W {
-            data.words[n] = w.r32(i.s[1 + n]).0;
+            let source = w.r32(i.s[1 + n]);
+            for lane in 0..32 {
+                data.words[lane][n] = source.0[lane];
+            }
             data.valid[n] = w.valid32(i.s[1 + n]);
         }
         return data;
@@ -400,8 +407,8 @@ fn collect<const W: usize>(w: &Warp<'_>, i: &Inst, layout: Layout) -> Words<W> {
         for n in 0..W / 2 {
             let source = w.r64(i.s[1 + n]);
             for lane in 0..32 {
-                data.words[2 * n][lane] = source.0[lane] as u32;
-                data.words[2 * n + 1][lane] = (source.0[lane] >> 32) as u32;
+                data.words[lane][2 * n] = source.0[lane] as u32;
+                data.words[lane][2 * n + 1] = (source.0[lane] >> 32) as u32;
             }
             let valid = w.valid64(i.s[1 + n]);
             data.valid[2 * n] = valid;
@@ -410,7 +417,6 @@ fn collect<const W: usize>(w: &Warp<'_>, i: &Inst, layout: Layout) -> Words<W> {
         return data;
     }
     let bits = layout.bytes() * 8;
-    data.valid = [u32::MAX; W];
     for element in 0..layout.elements().min(8) {
         let at = element as u32 * bits;
         let (word, shift) = (at as usize / 32 % W, at % 32);
@@ -421,7 +427,7 @@ fn collect<const W: usize>(w: &Warp<'_>, i: &Inst, layout: Layout) -> Words<W> {
             (w.r32(slot).0, w.valid32(slot))
         };
         for lane in 0..32 {
-            data.words[word][lane] |= (raw[lane] & (u32::MAX >> (32 - bits))) << shift;
+            data.words[lane][word] |= (raw[lane] & (u32::MAX >> (32 - bits))) << shift;
         }
         data.valid[word] &= valid;
     }

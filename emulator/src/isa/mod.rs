@@ -111,7 +111,7 @@ pub(crate) mod prelude {
 
 /// What an instruction does to the lanes in `mask` (guard already applied, never empty unless the
 /// row is [`Row::always`]).
-pub(crate) type ExecFn = fn(&mut Warp<'_>, &Inst, u32) -> Step;
+pub(crate) type ExecFn = fn(&mut Warp<'_>, &Inst, u32) -> Flow;
 
 /// What becomes of the lanes after an instruction, or the fault that ends the launch.
 pub(crate) type Step = Result<Flow, Box<crate::violation::Fault>>;
@@ -129,6 +129,8 @@ pub(crate) enum Flow {
     Exit,
     /// The lanes wait at a barrier, and go on behind the instruction once released.
     Barrier,
+    /// `warp.fault` ends the launch. Bodies return an error instead.
+    Fault,
 }
 
 /// A body that [`crate::simd::select`] can compile for several processors.

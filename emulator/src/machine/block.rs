@@ -229,6 +229,7 @@ impl Block {
             clock: self.executed,
             targets: [0; 32],
             barrier: Request::default(),
+            fault: None,
         };
         let end = self.executed.saturating_add(turn);
         let mut arrivals = Vec::new();
@@ -499,6 +500,15 @@ impl From<Box<Fault>> for Wrong {
     }
 }
 
+/// What an instruction has put aside.
+#[cold]
+fn faulted(warp: &mut Warp<'_>) -> Wrong {
+    match warp.fault.take() {
+        Some(fault) => Wrong::Program(fault),
+        None => Wrong::Emulator("an instruction failed without a reason".to_string()),
+    }
+}
+
 /// Runs a group until it comes to `stop`, leaves the straight line while there are others, or has
 /// had its turn.
 fn run_group(
@@ -540,7 +550,10 @@ fn run_group(
             if ready != mask {
                 if ready != 0 {
                     // Those that are complete run; what is left of the group comes later.
-                    let flow = (inst.exec)(warp, inst, ready)?;
+                    let flow = (inst.exec)(warp, inst, ready);
+                    if flow == Flow::Fault {
+                        return Err(faulted(warp));
+                    }
                     match flow {
                         Flow::Barrier => {
                             let id = warp.barrier.id;
@@ -601,8 +614,9 @@ fn run_group(
             }
         }
         if active != 0 || inst.always {
-            match (inst.exec)(warp, inst, active)? {
+            match (inst.exec)(warp, inst, active) {
                 Flow::Next => {}
+                Flow::Fault => return Err(faulted(warp)),
                 Flow::Jump => {
                     let back = inst.target <= group.pc;
                     group.back += u32::from(back && !alone);

@@ -21,7 +21,7 @@ pub(crate) mod space {
     pub(crate) const GENERIC: u8 = 5;
 }
 
-fn space_name(space: u8) -> Space {
+pub(super) fn space_name(space: u8) -> Space {
     match space {
         space::SHARED => Space::Shared,
         space::LOCAL => Space::Local,
@@ -32,17 +32,17 @@ fn space_name(space: u8) -> Space {
     }
 }
 
-/// What a load brings: words by lane, and which lanes of each word are initialised.
+/// What a load brings: the words of each lane, and which lanes of each word are initialised.
 #[derive(Clone, Copy)]
 pub(crate) struct Words<const W: usize> {
-    pub words: [[u32; 32]; W],
+    pub words: [[u32; W]; 32],
     pub valid: [u32; W],
 }
 
 impl<const W: usize> Words<W> {
     pub(crate) const EMPTY: Words<W> = Words {
-        words: [[0; 32]; W],
-        valid: [0; W],
+        words: [[0; W]; 32],
+        valid: [u32::MAX; W],
     };
 }
 
@@ -54,6 +54,20 @@ pub(crate) fn lanes_of(mut mask: u32) -> impl Iterator<Item = usize> {
         mask &= mask.wrapping_sub(1);
         (lane < 32).then_some(lane as usize)
     })
+}
+
+/// Calls `f` for the lanes of a mask.
+#[inline(always)]
+pub(crate) fn each_lane(mask: u32, mut f: impl FnMut(usize)) {
+    if mask == u32::MAX {
+        for lane in 0..32 {
+            f(lane);
+        }
+    } else {
+        for lane in lanes_of(mask) {
+            f(lane);
+        }
+    }
 }
 
 /// Addresses of all lanes; inactive lanes repeat an active one, so that loops need not ask.
@@ -141,58 +155,71 @@ fn sectors(addresses: &Addresses, mask: u32) -> u64 {
     1 + all.windows(2).filter(|pair| pair[0] != pair[1]).count() as u64
 }
 
-/// Passes through shared memory for these accesses, and how many there would be without conflicts.
+/// Passes through shared memory for accesses of up to `W` words, and how many there would be
+/// without conflicts. 8 bytes go by half warps, 16 bytes by quarters.
 #[inline(always)]
-pub(crate) fn wavefronts(offsets: &[u32; 32], mask: u32, bytes: u32) -> (u64, u64) {
-    // 8 bytes go by half warps, 16 bytes by quarters.
-    let lanes = (128 / bytes.max(4)) as usize;
+pub(crate) fn wavefronts<const W: usize>(offsets: &[u32; 32], mask: u32) -> (u64, u64) {
+    let (width, lanes) = (4 * W as u32, 32 / W);
+    // The usual cases, for the whole warp at once: side by side, or all the same.
+    if mask == u32::MAX {
+        let (mut contiguous, mut same) = (true, true);
+        for lane in 0..32 {
+            contiguous &= offsets[lane] == offsets[0].wrapping_add(lane as u32 * width);
+            same &= offsets[lane] == offsets[0];
+        }
+        if contiguous || same {
+            return (W as u64, W as u64);
+        }
+    }
     let (mut total, mut ideal) = (0, 0);
     for first in (0..32).step_by(lanes) {
         let active = mask >> first & (u32::MAX >> (32 - lanes));
-        if active == 0 {
-            continue;
+        if active != 0 {
+            ideal += 1;
+            total += passes::<W>(&offsets[first..first + lanes], active);
         }
-        ideal += 1;
-        let group = &offsets[first..first + lanes];
-        let base = group[0];
-        let mut contiguous = true;
-        let mut same = true;
-        for (lane, offset) in group.iter().enumerate() {
-            contiguous &= *offset == base.wrapping_add(lane as u32 * bytes.max(4));
-            same &= *offset == base;
-        }
-        total += if contiguous || same {
-            1
-        } else {
-            passes(group, active, bytes)
-        };
     }
     (total, ideal)
 }
 
 /// Passes for one group of lanes: as many as there are different words in the busiest bank.
-fn passes(group: &[u32], active: u32, bytes: u32) -> u64 {
-    let width = bytes.max(4);
-    let banks = 128 / width as usize;
+#[inline(always)]
+fn passes<const W: usize>(group: &[u32], active: u32) -> u64 {
+    let banks = 32 / W;
     let mut first = [u32::MAX; 32];
     let mut clash = false;
-    for lane in lanes_of(active) {
-        let unit = group[lane] / width;
-        let bank = unit as usize % banks;
-        if first[bank] == u32::MAX {
-            first[bank] = unit;
+    for (lane, offset) in group.iter().enumerate() {
+        if active >> lane & 1 != 0 {
+            let unit = offset / (4 * W as u32);
+            let seen = &mut first[unit as usize % banks];
+            clash |= *seen != u32::MAX && *seen != unit;
+            *seen = unit;
         }
-        clash |= first[bank] != unit;
     }
-    if !clash {
-        return 1;
+    if clash {
+        conflicts::<W>(group, active)
+    } else {
+        1
     }
-    let mut units: Vec<u32> = lanes_of(active).map(|lane| group[lane] / width).collect();
+}
+
+#[inline(never)]
+fn conflicts<const W: usize>(group: &[u32], active: u32) -> u64 {
+    let mut units = [u32::MAX; 32];
+    let mut count = 0;
+    for lane in lanes_of(active) {
+        units[count] = group[lane] / (4 * W as u32);
+        count += 1;
+    }
+    let units = &mut units[..count];
     units.sort_unstable();
-    units.dedup();
     let mut load = [0; 32];
+    let mut last = None;
     for unit in units {
-        load[unit as usize % banks] += 1;
+        if last != Some(*unit) {
+            load[*unit as usize % (32 / W)] += 1;
+            last = Some(*unit);
+        }
     }
     load.into_iter().max().unwrap_or(1)
 }
@@ -257,7 +284,7 @@ impl Warp<'_> {
 
     /// Calls `f` for each active lane with its allocation and offset, all of them in bounds.
     #[inline(always)]
-    fn each_global(
+    pub(super) fn each_global(
         &mut self,
         space: u8,
         access: Access,
@@ -273,13 +300,13 @@ impl Warp<'_> {
                 if !special
                     || allocation.kind != AllocationKind::Const && space != space::CONST =>
             {
-                for lane in lanes_of(mask) {
+                each_lane(mask, |lane| {
                     f(
                         lane,
                         allocation,
                         (addresses.at[lane] - allocation.base) as usize,
                     );
-                }
+                });
             }
             _ => {
                 for lane in lanes_of(mask) {
@@ -396,14 +423,14 @@ impl Warp<'_> {
 
     /// Records accesses to shared memory, and fails if one races.
     #[inline(always)]
-    pub(crate) fn touch_shared(
+    pub(crate) fn touch_shared<const W: usize>(
         &mut self,
         access: Access,
         offsets: &[u32; 32],
         mask: u32,
         bytes: u32,
     ) -> Result<(), Box<Fault>> {
-        let (passes, ideal) = wavefronts(offsets, mask, bytes);
+        let (passes, ideal) = wavefronts::<W>(offsets, mask);
         self.counters.shared_wavefronts += passes;
         self.counters.shared_ideal += ideal;
         if self.shared.copies != 0 && access != Access::Read {
@@ -419,17 +446,7 @@ impl Warp<'_> {
             };
             let shared = &mut *self.shared;
             let who = shared.clocks.who(self.index, self.pc);
-            let mut found = None;
-            for lane in lanes_of(mask) {
-                if let Some(conflict) =
-                    shared
-                        .shadow
-                        .touch(&who, lane as u32, offsets[lane], bytes, touch)
-                {
-                    found = Some((conflict, lane));
-                    break;
-                }
-            }
+            let found = shared.shadow.touch_lanes(&who, offsets, mask, bytes, touch);
             if let Some((conflict, lane)) = found {
                 return Err(self.race(access, conflict, lane, offsets[lane]));
             }
@@ -455,208 +472,6 @@ impl Warp<'_> {
         }
     }
 
-    /// Loads `bytes` bytes per lane: 1, 2, or all of the `W` words.
-    #[inline(always)]
-    pub(crate) fn load<const W: usize, const SPACE: u8>(
-        &mut self,
-        addresses: &Addresses,
-        mask: u32,
-        bytes: u32,
-    ) -> Result<Words<W>, Box<Fault>> {
-        let mut out = Words::EMPTY;
-        if SPACE == space::GENERIC {
-            return self.load_generic(addresses, mask, bytes);
-        }
-        self.aligned(SPACE, Access::Read, addresses, mask, bytes)?;
-        match SPACE {
-            space::SHARED => {
-                let size = self.shared.bytes.size();
-                let offsets = self.offsets(
-                    SPACE,
-                    Access::Read,
-                    addresses,
-                    (mask, bytes),
-                    (SHARED_BASE, size),
-                )?;
-                self.touch_shared(Access::Read, &offsets, mask, bytes)?;
-                for lane in lanes_of(mask) {
-                    let at = offsets[lane];
-                    let words: [u32; W] = self.shared.bytes.words(at & !3);
-                    let valid = self.shared.bytes.initialised(at, bytes);
-                    put(&mut out, lane, words, at, bytes);
-                    mark(&mut out, lane, valid, |n| {
-                        self.shared.bytes.initialised(at + 4 * n, 4)
-                    });
-                    if !valid && self.shared.copies != 0 {
-                        self.not_pending(Access::Read, at, lane)?;
-                    }
-                }
-            }
-            space::LOCAL => {
-                let size = self.local.first().map_or(0, |local| local.size());
-                let offsets = self.offsets(
-                    SPACE,
-                    Access::Read,
-                    addresses,
-                    (mask, bytes),
-                    (LOCAL_BASE, size),
-                )?;
-                for lane in lanes_of(mask) {
-                    let at = offsets[lane];
-                    let local = &self.local[lane];
-                    put(&mut out, lane, local.words(at & !3), at, bytes);
-                    let valid = local.initialised(at, bytes);
-                    mark(&mut out, lane, valid, |n| local.initialised(at + 4 * n, 4));
-                }
-            }
-            space::PARAM => {
-                let size = self.launch.params.len() as u32;
-                let offsets =
-                    self.offsets(SPACE, Access::Read, addresses, (mask, bytes), (0, size))?;
-                let byte = |at: usize| self.launch.params.get(at).copied().unwrap_or(0);
-                for lane in lanes_of(mask) {
-                    let at = offsets[lane] as usize & !3;
-                    let word = |n: usize| {
-                        u32::from_le_bytes([
-                            byte(at + 4 * n),
-                            byte(at + 4 * n + 1),
-                            byte(at + 4 * n + 2),
-                            byte(at + 4 * n + 3),
-                        ])
-                    };
-                    put(
-                        &mut out,
-                        lane,
-                        std::array::from_fn(word),
-                        offsets[lane],
-                        bytes,
-                    );
-                    mark(&mut out, lane, true, |_| true);
-                }
-            }
-            _ => {
-                let result = &mut out;
-                self.each_global(
-                    SPACE,
-                    Access::Read,
-                    addresses,
-                    mask,
-                    bytes,
-                    |lane, allocation, at| {
-                        put(result, lane, allocation.words(at & !3), at as u32, bytes);
-                        let valid = allocation.initialised(at, bytes as usize);
-                        mark(result, lane, valid, |n| {
-                            allocation.initialised(at + 4 * n as usize, 4)
-                        });
-                    },
-                )?;
-            }
-        }
-        Ok(out)
-    }
-
-    /// Stores `bytes` bytes per lane: 1, 2, or all of the `W` words.
-    #[inline(always)]
-    pub(crate) fn store<const W: usize, const SPACE: u8>(
-        &mut self,
-        addresses: &Addresses,
-        mask: u32,
-        bytes: u32,
-        data: &Words<W>,
-    ) -> Result<(), Box<Fault>> {
-        if SPACE == space::GENERIC {
-            return self.store_generic(addresses, mask, bytes, data);
-        }
-        self.aligned(SPACE, Access::Write, addresses, mask, bytes)?;
-        match SPACE {
-            space::SHARED => {
-                let size = self.shared.bytes.size();
-                let offsets = self.offsets(
-                    SPACE,
-                    Access::Write,
-                    addresses,
-                    (mask, bytes),
-                    (SHARED_BASE, size),
-                )?;
-                self.touch_shared(Access::Write, &offsets, mask, bytes)?;
-                let target = &mut self.shared.bytes;
-                for lane in lanes_of(mask) {
-                    let at = offsets[lane];
-                    if bytes >= 4 {
-                        target.set_words(
-                            at,
-                            std::array::from_fn::<u32, W, _>(|n| data.words[n][lane]),
-                        );
-                    } else {
-                        target.set_part(at, bytes, data.words[0][lane]);
-                    }
-                    each_part(data, lane, bytes, |n, bytes, valid| {
-                        target.mark(at + 4 * n, bytes, valid)
-                    });
-                }
-            }
-            space::LOCAL => {
-                let size = self.local.first().map_or(0, |local| local.size());
-                let offsets = self.offsets(
-                    SPACE,
-                    Access::Write,
-                    addresses,
-                    (mask, bytes),
-                    (LOCAL_BASE, size),
-                )?;
-                for lane in lanes_of(mask) {
-                    let at = offsets[lane];
-                    let target = &mut self.local[lane];
-                    if bytes >= 4 {
-                        target.set_words(
-                            at,
-                            std::array::from_fn::<u32, W, _>(|n| data.words[n][lane]),
-                        );
-                    } else {
-                        target.set_part(at, bytes, data.words[0][lane]);
-                    }
-                    each_part(data, lane, bytes, |n, bytes, valid| {
-                        target.mark(at + 4 * n, bytes, valid)
-                    });
-                }
-            }
-            space::PARAM | space::CONST => {
-                let kind = Kind::ReadOnly {
-                    space: space_name(SPACE),
-                    access: Access::Write,
-                };
-                return Err(self.fault_at(
-                    kind,
-                    mask,
-                    addresses.at[mask.trailing_zeros() as usize % 32],
-                ));
-            }
-            _ => {
-                self.each_global(
-                    SPACE,
-                    Access::Write,
-                    addresses,
-                    mask,
-                    bytes,
-                    |lane, allocation, at| {
-                        if bytes >= 4 {
-                            allocation.set_words(
-                                at,
-                                std::array::from_fn::<u32, W, _>(|n| data.words[n][lane]),
-                            );
-                        } else {
-                            allocation.set_part(at, bytes as usize, data.words[0][lane]);
-                        }
-                        each_part(data, lane, bytes, |n, bytes, valid| {
-                            allocation.mark(at + 4 * n as usize, bytes as usize, valid);
-                        });
-                    },
-                )?;
-            }
-        }
-        Ok(())
-    }
-
     /// Calls `f` for each window that the addresses lie in, with the lanes concerned and their
     /// addresses within the window.
     pub(crate) fn by_window(
@@ -678,87 +493,5 @@ impl Warp<'_> {
             left &= !same;
         }
         Ok(())
-    }
-
-    fn load_generic<const W: usize>(
-        &mut self,
-        addresses: &Addresses,
-        mask: u32,
-        bytes: u32,
-    ) -> Result<Words<W>, Box<Fault>> {
-        let mut out = Words::EMPTY;
-        self.by_window(addresses, mask, |warp, window, addresses, mask| {
-            let part = match window {
-                Window::Global => warp.load::<W, { space::GLOBAL }>(addresses, mask, bytes)?,
-                Window::Shared => warp.load::<W, { space::SHARED }>(addresses, mask, bytes)?,
-                Window::Local => warp.load::<W, { space::LOCAL }>(addresses, mask, bytes)?,
-                Window::Param => warp.load::<W, { space::PARAM }>(addresses, mask, bytes)?,
-            };
-            for n in 0..W {
-                for lane in lanes_of(mask) {
-                    out.words[n][lane] = part.words[n][lane];
-                }
-                out.valid[n] |= part.valid[n];
-            }
-            Ok(())
-        })?;
-        Ok(out)
-    }
-
-    fn store_generic<const W: usize>(
-        &mut self,
-        addresses: &Addresses,
-        mask: u32,
-        bytes: u32,
-        data: &Words<W>,
-    ) -> Result<(), Box<Fault>> {
-        self.by_window(
-            addresses,
-            mask,
-            |warp, window, addresses, mask| match window {
-                Window::Global => warp.store::<W, { space::GLOBAL }>(addresses, mask, bytes, data),
-                Window::Shared => warp.store::<W, { space::SHARED }>(addresses, mask, bytes, data),
-                Window::Local => warp.store::<W, { space::LOCAL }>(addresses, mask, bytes, data),
-                Window::Param => warp.store::<W, { space::PARAM }>(addresses, mask, bytes, data),
-            },
-        )
-    }
-}
-
-/// Files a lane's words; of a part of a word, moves it down.
-#[inline(always)]
-fn put<const W: usize>(out: &mut Words<W>, lane: usize, words: [u32; W], at: u32, bytes: u32) {
-    for n in 0..W {
-        out.words[n][lane] = words[n];
-    }
-    if bytes < 4 {
-        out.words[0][lane] = words[0] >> (at % 4 * 8) & ((1 << (bytes * 8)) - 1);
-    }
-}
-
-/// Files a lane's validity, word by word only if not all is valid.
-#[inline(always)]
-fn mark<const W: usize>(out: &mut Words<W>, lane: usize, all: bool, each: impl Fn(u32) -> bool) {
-    for n in 0..W {
-        let valid = all || W > 1 && each(n as u32);
-        out.valid[n] |= u32::from(valid) << lane;
-    }
-}
-
-/// Calls `f` with word number, bytes, and validity of what a lane stores.
-#[inline(always)]
-fn each_part<const W: usize>(
-    data: &Words<W>,
-    lane: usize,
-    bytes: u32,
-    mut f: impl FnMut(u32, u32, bool),
-) {
-    let bit = |n: usize| data.valid[n] >> lane & 1 != 0;
-    if (0..W).all(bit) {
-        f(0, bytes, true);
-    } else {
-        for n in 0..W {
-            f(n as u32, bytes.min(4), bit(n));
-        }
     }
 }

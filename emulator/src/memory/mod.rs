@@ -5,6 +5,7 @@ pub(crate) mod bytes;
 pub(crate) mod global;
 pub(crate) mod race;
 pub(crate) mod shared;
+mod transfer;
 
 pub use global::MemoryError;
 

@@ -11,6 +11,8 @@
 //! soon as an access is smaller. Where the record cannot hold all that happened (several readers of
 //! different ticks, writers of different bytes of a word) it forgets in the direction of silence.
 
+use super::access::lanes_of;
+
 /// No thread, or more than one.
 const MANY: u16 = u16::MAX;
 /// As the writer of a record: split, and `readers` is the index of its words.
@@ -247,6 +249,22 @@ impl Shadow {
         self.granules.fill(Record::default());
         self.words.clear();
         self.free.clear();
+    }
+
+    /// The lanes of `mask` access `bytes` bytes each; finds the first that conflicts, and its lane.
+    #[inline(always)]
+    pub(crate) fn touch_lanes(
+        &mut self,
+        who: &Who<'_>,
+        offsets: &[u32; 32],
+        mask: u32,
+        bytes: u32,
+        touch: Touch,
+    ) -> Option<(Conflict, usize)> {
+        lanes_of(mask).find_map(|lane| {
+            let conflict = self.touch(who, lane as u32, offsets[lane], bytes, touch);
+            conflict.map(|conflict| (conflict, lane))
+        })
     }
 
     /// One lane accesses `bytes` bytes, a power of two up to 16, aligned.

@@ -1,0 +1,259 @@
+//! The loads and stores themselves, per space.
+
+use super::access::{Addresses, Words, each_lane, lanes_of, space, space_name};
+use super::{LOCAL_BASE, SHARED_BASE, Window};
+use crate::violation::{Access, Fault, Kind};
+use crate::warp::Warp;
+
+impl Warp<'_> {
+    /// Loads `bytes` bytes per lane: 1, 2, or all of the `W` words.
+    #[inline(always)]
+    pub(crate) fn load<const W: usize, const SPACE: u8>(
+        &mut self,
+        addresses: &Addresses,
+        mask: u32,
+        bytes: u32,
+    ) -> Result<Words<W>, Box<Fault>> {
+        if SPACE == space::GENERIC {
+            return self.load_generic(addresses, mask, bytes);
+        }
+        let bytes = if W > 1 { 4 * W as u32 } else { bytes };
+        self.aligned(SPACE, Access::Read, addresses, mask, bytes)?;
+        let mut out = Words::EMPTY;
+        // Lanes of which not every byte is initialised.
+        let mut doubtful = 0;
+        let mut low = [0; 32];
+        match SPACE {
+            space::SHARED => {
+                let window = (SHARED_BASE, self.shared.bytes.size());
+                let offsets =
+                    self.offsets(SPACE, Access::Read, addresses, (mask, bytes), window)?;
+                self.touch_shared::<W>(Access::Read, &offsets, mask, bytes)?;
+                let memory = &self.shared.bytes;
+                each_lane(mask, |lane| {
+                    let at = offsets[lane];
+                    out.words[lane] = memory.words(at & !3);
+                    doubtful |= u32::from(!memory.initialised(at, bytes)) << lane;
+                });
+                for lane in lanes_of(doubtful) {
+                    if self.shared.copies != 0 {
+                        self.not_pending(Access::Read, offsets[lane], lane)?;
+                    }
+                    clear(&mut out, lane, |n| {
+                        memory.initialised(offsets[lane] + 4 * n, 4)
+                    });
+                }
+                low = offsets;
+            }
+            space::LOCAL => {
+                let window = (
+                    LOCAL_BASE,
+                    self.local.first().map_or(0, |local| local.size()),
+                );
+                let offsets =
+                    self.offsets(SPACE, Access::Read, addresses, (mask, bytes), window)?;
+                each_lane(mask, |lane| {
+                    let (at, memory) = (offsets[lane], &self.local[lane]);
+                    out.words[lane] = memory.words(at & !3);
+                    if !memory.initialised(at, bytes) {
+                        clear(&mut out, lane, |n| memory.initialised(at + 4 * n, 4));
+                    }
+                });
+                low = offsets;
+            }
+            space::PARAM => {
+                let params = self.launch.params;
+                let window = (0, params.len() as u32);
+                let offsets =
+                    self.offsets(SPACE, Access::Read, addresses, (mask, bytes), window)?;
+                let byte = |at: usize| params.get(at).copied().unwrap_or(0);
+                each_lane(mask, |lane| {
+                    let at = offsets[lane] as usize & !3;
+                    out.words[lane] = std::array::from_fn(|n| {
+                        u32::from_le_bytes(std::array::from_fn(|b| byte(at + 4 * n + b)))
+                    });
+                });
+                low = offsets;
+            }
+            _ => {
+                let (words, low) = (&mut out, &mut low);
+                self.each_global(
+                    SPACE,
+                    Access::Read,
+                    addresses,
+                    mask,
+                    bytes,
+                    |lane, memory, at| {
+                        low[lane] = at as u32;
+                        words.words[lane] = memory.words(at & !3);
+                        if !memory.initialised(at, bytes as usize) {
+                            clear(words, lane, |n| memory.initialised(at + 4 * n as usize, 4));
+                        }
+                    },
+                )?;
+            }
+        }
+        if bytes < 4 {
+            for lane in 0..32 {
+                out.words[lane][0] =
+                    out.words[lane][0] >> (low[lane] % 4 * 8) & ((1 << (bytes * 8)) - 1);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Stores `bytes` bytes per lane: 1, 2, or all of the `W` words.
+    #[inline(always)]
+    pub(crate) fn store<const W: usize, const SPACE: u8>(
+        &mut self,
+        addresses: &Addresses,
+        mask: u32,
+        bytes: u32,
+        data: &Words<W>,
+    ) -> Result<(), Box<Fault>> {
+        if SPACE == space::GENERIC {
+            return self.store_generic(addresses, mask, bytes, data);
+        }
+        let bytes = if W > 1 { 4 * W as u32 } else { bytes };
+        self.aligned(SPACE, Access::Write, addresses, mask, bytes)?;
+        let valid = data.valid.iter().fold(mask, |all, valid| all & valid) == mask;
+        match SPACE {
+            space::SHARED => {
+                let window = (SHARED_BASE, self.shared.bytes.size());
+                let offsets =
+                    self.offsets(SPACE, Access::Write, addresses, (mask, bytes), window)?;
+                self.touch_shared::<W>(Access::Write, &offsets, mask, bytes)?;
+                let memory = &mut self.shared.bytes;
+                each_lane(mask, |lane| {
+                    let at = offsets[lane];
+                    if bytes >= 4 {
+                        memory.set_words(at, data.words[lane]);
+                    } else {
+                        memory.set_part(at, bytes, data.words[lane][0]);
+                    }
+                    each_part(data, valid, lane, bytes, |n, bytes, valid| {
+                        memory.mark(at + 4 * n, bytes, valid);
+                    });
+                });
+            }
+            space::LOCAL => {
+                let window = (
+                    LOCAL_BASE,
+                    self.local.first().map_or(0, |local| local.size()),
+                );
+                let offsets =
+                    self.offsets(SPACE, Access::Write, addresses, (mask, bytes), window)?;
+                each_lane(mask, |lane| {
+                    let (at, memory) = (offsets[lane], &mut self.local[lane]);
+                    if bytes >= 4 {
+                        memory.set_words(at, data.words[lane]);
+                    } else {
+                        memory.set_part(at, bytes, data.words[lane][0]);
+                    }
+                    each_part(data, valid, lane, bytes, |n, bytes, valid| {
+                        memory.mark(at + 4 * n, bytes, valid);
+                    });
+                });
+            }
+            space::PARAM | space::CONST => {
+                let kind = Kind::ReadOnly {
+                    space: space_name(SPACE),
+                    access: Access::Write,
+                };
+                return Err(self.fault_at(kind, mask, addresses.least));
+            }
+            _ => {
+                self.each_global(
+                    SPACE,
+                    Access::Write,
+                    addresses,
+                    mask,
+                    bytes,
+                    |lane, memory, at| {
+                        if bytes >= 4 {
+                            memory.set_words(at, data.words[lane]);
+                        } else {
+                            memory.set_part(at, bytes as usize, data.words[lane][0]);
+                        }
+                        each_part(data, valid, lane, bytes, |n, bytes, valid| {
+                            memory.mark(at + 4 * n as usize, bytes as usize, valid);
+                        });
+                    },
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    fn load_generic<const W: usize>(
+        &mut self,
+        addresses: &Addresses,
+        mask: u32,
+        bytes: u32,
+    ) -> Result<Words<W>, Box<Fault>> {
+        let mut out = Words::EMPTY;
+        self.by_window(addresses, mask, |warp, window, addresses, mask| {
+            let part: Words<W> = match window {
+                Window::Global => warp.load::<W, { space::GLOBAL }>(addresses, mask, bytes)?,
+                Window::Shared => warp.load::<W, { space::SHARED }>(addresses, mask, bytes)?,
+                Window::Local => warp.load::<W, { space::LOCAL }>(addresses, mask, bytes)?,
+                Window::Param => warp.load::<W, { space::PARAM }>(addresses, mask, bytes)?,
+            };
+            for lane in lanes_of(mask) {
+                out.words[lane] = part.words[lane];
+            }
+            for n in 0..W {
+                out.valid[n] &= part.valid[n] | !mask;
+            }
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    fn store_generic<const W: usize>(
+        &mut self,
+        addresses: &Addresses,
+        mask: u32,
+        bytes: u32,
+        data: &Words<W>,
+    ) -> Result<(), Box<Fault>> {
+        self.by_window(
+            addresses,
+            mask,
+            |warp, window, addresses, mask| match window {
+                Window::Global => warp.store::<W, { space::GLOBAL }>(addresses, mask, bytes, data),
+                Window::Shared => warp.store::<W, { space::SHARED }>(addresses, mask, bytes, data),
+                Window::Local => warp.store::<W, { space::LOCAL }>(addresses, mask, bytes, data),
+                Window::Param => warp.store::<W, { space::PARAM }>(addresses, mask, bytes, data),
+            },
+        )
+    }
+}
+
+/// Notes which words of a lane are not initialised.
+#[cold]
+fn clear<const W: usize>(out: &mut Words<W>, lane: usize, initialised: impl Fn(u32) -> bool) {
+    for n in 0..W {
+        if W == 1 || !initialised(n as u32) {
+            out.valid[n] &= !(1 << lane);
+        }
+    }
+}
+
+/// Calls `f` with word number, bytes, and validity of what a lane stores.
+#[inline(always)]
+fn each_part<const W: usize>(
+    data: &Words<W>,
+    all: bool,
+    lane: usize,
+    bytes: u32,
+    mut f: impl FnMut(u32, u32, bool),
+) {
+    if all {
+        f(0, bytes, true);
+    } else {
+        for n in 0..W {
+            f(n as u32, bytes.min(4), data.valid[n] >> lane & 1 != 0);
+        }
+    }
+}

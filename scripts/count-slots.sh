@@ -1,0 +1,53 @@
+#!/bin/sh
+# Counts the issue slots of a kernel's loops over tensor operations, in machine code.
+#
+#   scripts/count-slots.sh ENTRY [ARCH...]     for example: scripts/count-slots.sh prefill_bf16_d128 sm_80 sm_90
+#
+# One line per architecture: registers, and instructions that access local memory. One line per loop: instructions (issue
+# slots), tensor operations, and the slots that are not tensor operations for each one that is, on the fast path and on
+# all paths. The fast path leaves out what a branch within the loop may skip, if that holds neither tensor operations nor
+# copies. Needs scripts/setup-nvcc.sh --disassembler.
+set -eu
+
+entry=$1
+shift
+root=$(cd "$(dirname "$0")/.." && pwd)
+ptxas=$root/.tools/cuda/nvidia/cu13/bin/ptxas
+nvdisasm=$root/.tools/disassembler/nvidia/cu13/bin/nvdisasm
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+for arch in ${*:-sm_80 sm_89 sm_90}; do
+    "$ptxas" -arch="$arch" -v -o "$work/cubin" "$root/ptx/sm_80/$entry.ptx" 2>"$work/log"
+    registers=$(sed -n 's/.*Used \([0-9]*\) registers.*/\1/p' "$work/log")
+    "$nvdisasm" -c "$work/cubin" | awk -v name="$entry $arch" -v registers="$registers" '
+        /^\.L_x_[0-9]+:/ { sub(":", "", $1); label[$1] = n }
+        /^ +\/\*[0-9a-f]+\*\// {
+            tensor[n] = /MMA/
+            copy[n] = /LDGSTS/
+            local += / (LDL|STL)/
+            if (/ (BRA|CALL\.REL\.NOINC) / && match($0, /\.L_x_[0-9]+/)) target[n] = substr($0, RSTART, RLENGTH)
+            n++
+        }
+        END {
+            printf "%s: %d registers, %d local accesses\n", name, registers, local
+            for (from = 0; from < n; from++) {
+                if (!(from in target) || label[target[from]] > from) continue
+                first = label[target[from]]
+                mma = 0
+                for (i = first; i <= from; i++) { mma += tensor[i]; skipped[i] = 0 }
+                if (!mma) continue
+                for (i = first; i <= from; i++) {
+                    if (!(i in target) || label[target[i]] <= i || label[target[i]] > from) continue
+                    needed = 0
+                    for (j = i + 1; j < label[target[i]]; j++) needed += tensor[j] + copy[j]
+                    if (!needed) for (j = i + 1; j < label[target[i]]; j++) skipped[j] = 1
+                }
+                slots = from - first + 1
+                fast = slots
+                for (i = first; i <= from; i++) fast -= skipped[i]
+                printf "    loop of %d slots, %d of them tensor operations: %.2f fast, %.2f all\n", slots, mma, \
+                    (fast - mma) / mma, (slots - mma) / mma
+            }
+        }'
+done
