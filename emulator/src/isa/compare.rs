@@ -1,4 +1,8 @@
 //! Comparison and selection.
+//!
+//! A comparison is a set of relations (less, equal, greater, unordered) of which one holds between
+//! any two values. The comparisons that loops are made of are compiled one by one; the others
+//! share a function per type, which reads the set from the instruction's spare word.
 use super::prelude::*;
 use crate::numerics::float::flush;
 use crate::numerics::half::{flush_f16, widen_bf16, widen_f16};
@@ -7,163 +11,116 @@ const ORDERS: &[&str] = &["eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", 
 const FLOAT_ORDERS: &[&str] = &[
     "eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan",
 ];
+/// What `set` of any type may compare by; the row's function refuses what its type does not have.
+const ANY_ORDERS: &[&str] = &[
+    "eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu",
+    "geu", "num", "nan",
+];
+const ANY: &[Type] = &[B16, B32, B64, U16, U32, U64, S16, S32, S64, F32, F64];
 const BOOL: Mod = maybe("bool", &["and", "or", "xor"]);
 const PAIR: Arg = Arg::Pair(Is(Pred), Is(Pred));
 const COMBINED: Arg = Opt(&S(Is(Pred)));
+const SETP: &str = "Comparison and Selection Instructions: setp";
+const SET: &str = "Comparison and Selection Instructions: set";
+const HALF_SETP: &str = "Half Precision Comparison Instructions: setp";
+const HALF_SET: &str = "Half Precision Comparison Instructions: set";
 
 pub(super) static ROWS: &[Row] = &[
-    row(
-        "setp",
-        "Comparison and Selection Instructions: setp",
-        Class::Int,
-    )
-    .mods(&[
-        one("cmp", ORDERS),
-        BOOL,
-        types(&[B16, B32, B64, U16, U32, U64, S16, S32, S64]),
-    ])
-    .args(&[PAIR, S(T0), S(T0), COMBINED])
-    .exec(|f| integer_setp(f)),
-    row(
-        "setp",
-        "Comparison and Selection Instructions: setp",
-        Class::Float,
-    )
-    .mods(&[one("cmp", FLOAT_ORDERS), BOOL, flag("ftz"), types(&[F32])])
-    .args(&[PAIR, S(T0), S(T0), COMBINED])
-    .exec(|f| {
-        let base = float_order(f)?;
-        per_flag!(f.has("ftz"), FTZ => per_order!(base, ORDER => exec!(|w, i, m| {
-            setp::<f32>(w, i, m, |a, b| order32::<ORDER>(flush::<FTZ>(a), flush::<FTZ>(b)))
-        })))
-    }),
-    row(
-        "setp",
-        "Comparison and Selection Instructions: setp",
-        Class::Double,
-    )
-    .mods(&[one("cmp", FLOAT_ORDERS), BOOL, types(&[F64])])
-    .args(&[PAIR, S(T0), S(T0), COMBINED])
-    .exec(|f| {
-        let base = float_order(f)?;
-        per_order!(base, ORDER => exec!(|w, i, m| {
-            setp::<f64>(w, i, m, order64::<ORDER>)
-        }))
-    }),
-    row(
-        "setp",
-        "Half Precision Comparison Instructions: setp",
-        Class::Half,
-    )
-    .mods(&[one("cmp", FLOAT_ORDERS), BOOL, flag("ftz"), types(&[F16])])
-    .args(&[D(Is(Pred)), S(T0), S(T0), COMBINED])
-    .since(53, 4, 2)
-    .exec(|f| setp_f16::<false>(f)),
-    row(
-        "setp",
-        "Half Precision Comparison Instructions: setp",
-        Class::Half,
-    )
-    .mods(&[one("cmp", FLOAT_ORDERS), BOOL, flag("ftz"), types(&[F16x2])])
-    .args(&[PAIR, S(T0), S(T0), COMBINED])
-    .since(53, 4, 2)
-    .exec(|f| setp_f16::<true>(f)),
-    row(
-        "setp",
-        "Half Precision Comparison Instructions: setp",
-        Class::Half,
-    )
-    .mods(&[one("cmp", FLOAT_ORDERS), BOOL, types(&[BF16])])
-    .args(&[D(Is(Pred)), S(T0), S(T0), COMBINED])
-    .since(90, 7, 8)
-    .exec(|f| setp_bf16::<false>(f)),
-    row(
-        "setp",
-        "Half Precision Comparison Instructions: setp",
-        Class::Half,
-    )
-    .mods(&[one("cmp", FLOAT_ORDERS), BOOL, types(&[BF16x2])])
-    .args(&[PAIR, S(T0), S(T0), COMBINED])
-    .since(90, 7, 8)
-    .exec(|f| setp_bf16::<true>(f)),
-    row(
-        "set",
-        "Comparison and Selection Instructions: set",
-        Class::Int,
-    )
-    .mods(&[
-        one("cmp", ANY_ORDERS),
-        BOOL,
-        flag("ftz"),
-        types(&[U32, S32, F32]),
-        types(&[B16, B32, B64, U16, U32, U64, S16, S32, S64, F32, F64]),
-    ])
-    .args(&[D(T0), S(T1), S(T1), COMBINED])
-    .exec(|f| set(f)),
-    row(
-        "set",
-        "Half Precision Comparison Instructions: set",
-        Class::Half,
-    )
-    .mods(&[
-        one("cmp", FLOAT_ORDERS),
-        BOOL,
-        flag("ftz"),
-        types(&[F16, U16, S16, U32, S32, F16x2]),
-        types(&[F16, F16x2]),
-    ])
-    .args(&[D(T0), S(T1), S(T1), COMBINED])
-    .since(53, 4, 2)
-    .exec(|f| set_half(f)),
-    row(
-        "set",
-        "Half Precision Comparison Instructions: set",
-        Class::Half,
-    )
-    .mods(&[
-        one("cmp", FLOAT_ORDERS),
-        BOOL,
-        types(&[BF16, U16, S16, U32, S32, BF16x2]),
-        types(&[BF16, BF16x2]),
-    ])
-    .args(&[D(T0), S(T1), S(T1), COMBINED])
-    .since(90, 7, 8)
-    .exec(|f| set_half(f)),
-    row(
-        "set",
-        "Half Precision Comparison Instructions: set",
-        Class::Half,
-    )
-    .mods(&[
-        one("cmp", ORDERS),
-        BOOL,
-        types(&[F16]),
-        types(&[B16, B32, B64, U16, U32, U64, S16, S32, S64]),
-    ])
-    .args(&[D(T0), S(T1), S(T1), COMBINED])
-    .since(53, 4, 2)
-    .exec(|f| {
-        f.aux = 0x3c00;
-        set_integer(f)
-    }),
-    row(
-        "set",
-        "Half Precision Comparison Instructions: set",
-        Class::Half,
-    )
-    .mods(&[
-        one("cmp", FLOAT_ORDERS),
-        BOOL,
-        flag("ftz"),
-        types(&[F16]),
-        types(&[F32, F64]),
-    ])
-    .args(&[D(T0), S(T1), S(T1), COMBINED])
-    .since(53, 4, 2)
-    .exec(|f| {
-        f.aux = 0x3c00;
-        set_float(f)
-    }),
+    row("setp", SETP, Class::Int)
+        .mods(&[
+            one("cmp", ORDERS),
+            BOOL,
+            types(&[B16, B32, B64, U16, U32, U64, S16, S32, S64]),
+        ])
+        .args(&[PAIR, S(T0), S(T0), COMBINED])
+        .exec(|f| setp_integer(f)),
+    row("setp", SETP, Class::Float)
+        .mods(&[one("cmp", FLOAT_ORDERS), BOOL, flag("ftz"), types(&[F32])])
+        .args(&[PAIR, S(T0), S(T0), COMBINED])
+        .exec(|f| setp_f32(f)),
+    row("setp", SETP, Class::Double)
+        .mods(&[one("cmp", FLOAT_ORDERS), BOOL, types(&[F64])])
+        .args(&[PAIR, S(T0), S(T0), COMBINED])
+        .exec(|f| {
+            note(f)?;
+            Some(exec!(|w, i, m| setp::<f64>(w, i, m, |a, b| related(
+                i.aux, a, b
+            ))))
+        }),
+    row("setp", HALF_SETP, Class::Half)
+        .mods(&[one("cmp", FLOAT_ORDERS), BOOL, flag("ftz"), types(&[F16])])
+        .args(&[D(Is(Pred)), S(T0), S(T0), COMBINED])
+        .since(53, 4, 2)
+        .exec(|f| {
+            note(f)?;
+            Some(exec!(|w, i, m| setp_one(w, i, m, value_f16)))
+        }),
+    row("setp", HALF_SETP, Class::Half)
+        .mods(&[one("cmp", FLOAT_ORDERS), BOOL, flag("ftz"), types(&[F16x2])])
+        .args(&[PAIR, S(T0), S(T0), COMBINED])
+        .since(53, 4, 2)
+        .exec(|f| {
+            note(f)?;
+            Some(exec!(|w, i, m| setp_two(w, i, m, value_f16)))
+        }),
+    row("setp", HALF_SETP, Class::Half)
+        .mods(&[one("cmp", FLOAT_ORDERS), BOOL, types(&[BF16])])
+        .args(&[D(Is(Pred)), S(T0), S(T0), COMBINED])
+        .since(90, 7, 8)
+        .exec(|f| {
+            note(f)?;
+            Some(exec!(|w, i, m| setp_one(w, i, m, value_bf16)))
+        }),
+    row("setp", HALF_SETP, Class::Half)
+        .mods(&[one("cmp", FLOAT_ORDERS), BOOL, types(&[BF16x2])])
+        .args(&[PAIR, S(T0), S(T0), COMBINED])
+        .since(90, 7, 8)
+        .exec(|f| {
+            note(f)?;
+            Some(exec!(|w, i, m| setp_two(w, i, m, value_bf16)))
+        }),
+    row("set", SET, Class::Int)
+        .mods(&[
+            one("cmp", ANY_ORDERS),
+            BOOL,
+            flag("ftz"),
+            types(&[U32, S32, F32]),
+            types(ANY),
+        ])
+        .args(&[D(T0), S(T1), S(T1), COMBINED])
+        .exec(|f| set(f)),
+    row("set", HALF_SET, Class::Half)
+        .mods(&[
+            one("cmp", ANY_ORDERS),
+            BOOL,
+            flag("ftz"),
+            types(&[F16]),
+            types(ANY),
+        ])
+        .args(&[D(T0), S(T1), S(T1), COMBINED])
+        .since(53, 4, 2)
+        .exec(|f| set(f)),
+    row("set", HALF_SET, Class::Half)
+        .mods(&[
+            one("cmp", FLOAT_ORDERS),
+            BOOL,
+            flag("ftz"),
+            types(&[F16, U16, S16, U32, S32, F16x2]),
+            types(&[F16, F16x2]),
+        ])
+        .args(&[D(T0), S(T1), S(T1), COMBINED])
+        .since(53, 4, 2)
+        .exec(|f| set_half(f)),
+    row("set", HALF_SET, Class::Half)
+        .mods(&[
+            one("cmp", FLOAT_ORDERS),
+            BOOL,
+            types(&[BF16, U16, S16, U32, S32, BF16x2]),
+            types(&[BF16, BF16x2]),
+        ])
+        .args(&[D(T0), S(T1), S(T1), COMBINED])
+        .since(90, 7, 8)
+        .exec(|f| set_half(f)),
     row(
         "selp",
         "Comparison and Selection Instructions: selp",
@@ -213,180 +170,131 @@ pub(super) static ROWS: &[Row] = &[
     }),
 ];
 
-/// What `set` of any type may compare by; the row's function refuses what its type does not have.
-const ANY_ORDERS: &[&str] = &[
-    "eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu",
-    "geu", "num", "nan",
-];
+// Layout of `aux`: what is true in bits 31..0 (for `set`); the relations for which it is; the
+// operation that combines it with a predicate; whether operands are flushed; and whether the
+// result of a compiled comparison is to be turned round.
+const LESS: u64 = 1 << 32;
+const EQUAL: u64 = 1 << 33;
+const GREATER: u64 = 1 << 34;
+const UNORDERED: u64 = 1 << 35;
+const RELATIONS: u64 = LESS | EQUAL | GREATER | UNORDERED;
+const AND: u64 = 1 << 36;
+const OR: u64 = 2 << 36;
+const XOR: u64 = 3 << 36;
+const FLUSH: u64 = 1 << 38;
+const NEGATED: u64 = 1 << 39;
 
-// Comparisons that are computed; the others are their negations, noted in `aux`.
-const EQ: u8 = 0;
-const NE: u8 = 1;
-const LT: u8 = 2;
-const LE: u8 = 3;
-const GT: u8 = 4;
-const GE: u8 = 5;
-const NUM: u8 = 6;
-
-/// Instantiates an expression for one of these.
-macro_rules! per_order {
-    ($value:expr, $ORDER:ident => $e:expr) => {
-        match $value {
-            EQ => per_order!(@ EQ, $ORDER => $e),
-            NE => per_order!(@ NE, $ORDER => $e),
-            LT => per_order!(@ LT, $ORDER => $e),
-            LE => per_order!(@ LE, $ORDER => $e),
-            GT => per_order!(@ GT, $ORDER => $e),
-            GE => per_order!(@ GE, $ORDER => $e),
-            NUM => per_order!(@ NUM, $ORDER => $e),
-            _ => None,
-        }
+/// Notes the form's modifiers. `None` if they do not fit: an operation without a predicate or the
+/// other way round, or an order that does not exist for the type compared.
+fn note(f: &mut Form<'_>) -> Option<()> {
+    let ty = f.types.last().copied()?;
+    let is_bits = matches!(ty, B16 | B32 | B64);
+    let is_unsigned = matches!(ty, U16 | U32 | U64);
+    let is_float = matches!(ty, F16 | F16x2 | BF16 | BF16x2 | F32 | F64);
+    let (relations, exists) = match f.one("cmp")? {
+        "eq" => (EQUAL, true),
+        "ne" => (LESS | GREATER, true),
+        "lt" => (LESS, !is_bits),
+        "le" => (LESS | EQUAL, !is_bits),
+        "gt" => (GREATER, !is_bits),
+        "ge" => (GREATER | EQUAL, !is_bits),
+        "lo" => (LESS, is_unsigned),
+        "ls" => (LESS | EQUAL, is_unsigned),
+        "hi" => (GREATER, is_unsigned),
+        "hs" => (GREATER | EQUAL, is_unsigned),
+        "equ" => (EQUAL | UNORDERED, is_float),
+        "neu" => (LESS | GREATER | UNORDERED, is_float),
+        "ltu" => (LESS | UNORDERED, is_float),
+        "leu" => (LESS | EQUAL | UNORDERED, is_float),
+        "gtu" => (GREATER | UNORDERED, is_float),
+        "geu" => (GREATER | EQUAL | UNORDERED, is_float),
+        "num" => (LESS | EQUAL | GREATER, is_float),
+        _ => (UNORDERED, is_float),
     };
-    (@ $value:ident, $ORDER:ident => $e:expr) => {{
-        const $ORDER: u8 = $value;
-        Some($e)
-    }};
-}
-use per_order;
-
-// Layout of `aux`: what is true in bits 31..0 (for `set`), then the negation, then the operation.
-const NEGATED: u64 = 1 << 32;
-const AND: u64 = 1 << 33;
-const OR: u64 = 2 << 33;
-const XOR: u64 = 3 << 33;
-
-/// Notes how the result is combined with a predicate; `None` if only one of the two is written.
-fn note_bool(f: &mut Form<'_>) -> Option<()> {
-    let (bits, sources) = match f.one("bool") {
+    let (operation, sources) = match f.one("bool") {
         Some("and") => (AND, 3),
         Some("or") => (OR, 3),
         Some(_) => (XOR, 3),
         None => (0, 2),
     };
-    f.aux |= bits;
-    (f.src_bits.len() == sources).then_some(())
+    let flush = if f.has("ftz") { FLUSH } else { 0 };
+    f.aux |= relations | operation | flush;
+    let may_flush = matches!(ty, F16 | F16x2 | F32);
+    let fits = exists && f.src_bits.len() == sources && (may_flush || flush == 0);
+    fits.then_some(())
 }
 
-/// The comparison of floats to compute; unordered ones are negations of ordered ones.
-fn float_order(f: &mut Form<'_>) -> Option<u8> {
-    note_bool(f)?;
-    let (order, negated) = match f.one("cmp")? {
-        "eq" => (EQ, false),
-        "ne" => (NE, false),
-        "lt" => (LT, false),
-        "le" => (LE, false),
-        "gt" => (GT, false),
-        "ge" => (GE, false),
-        "num" => (NUM, false),
-        "equ" => (NE, true),
-        "neu" => (EQ, true),
-        "ltu" => (GE, true),
-        "leu" => (GT, true),
-        "gtu" => (LE, true),
-        "geu" => (LT, true),
-        "nan" => (NUM, true),
-        _ => return None,
-    };
-    if negated {
-        f.aux |= NEGATED;
-    }
-    Some(order)
-}
-
-/// The comparison of integers to compute: `EQ`, `LT` or `LE`.
-fn integer_order(f: &mut Form<'_>, ty: Type) -> Option<u8> {
-    note_bool(f)?;
-    let is_unsigned = matches!(ty, U16 | U32 | U64);
-    let (order, negated) = match f.one("cmp")? {
-        "eq" => (EQ, false),
-        "ne" => (EQ, true),
-        _ if matches!(ty, B16 | B32 | B64) => return None,
-        "lt" => (LT, false),
-        "le" => (LE, false),
-        "gt" => (LE, true),
-        "ge" => (LT, true),
-        "lo" if is_unsigned => (LT, false),
-        "ls" if is_unsigned => (LE, false),
-        "hi" if is_unsigned => (LE, true),
-        "hs" if is_unsigned => (LT, true),
-        _ => return None,
-    };
-    if negated {
-        f.aux |= NEGATED;
-    }
-    Some(order)
-}
-
-/// The comparisons that floats have.
-macro_rules! order {
-    ($name:ident, $T:ty) => {
-        #[inline(always)]
-        fn $name<const ORDER: u8>(a: $T, b: $T) -> bool {
-            match ORDER {
-                EQ => a == b,
-                NE => a != b && !a.is_nan() && !b.is_nan(),
-                LT => a < b,
-                LE => a <= b,
-                GT => a > b,
-                GE => a >= b,
-                _ => !a.is_nan() && !b.is_nan(),
-            }
-        }
-    };
-}
-order!(order32, f32);
-order!(order64, f64);
-
-/// One of the comparisons that integers have.
+/// Whether one of these relations holds.
 #[inline(always)]
-fn integer<T: PartialOrd, const ORDER: u8>(a: T, b: T) -> bool {
-    match ORDER {
-        EQ => a == b,
-        LT => a < b,
-        _ => a <= b,
-    }
+fn related<T: PartialOrd>(relations: u64, a: T, b: T) -> bool {
+    let (less, equal, greater) = (a < b, a == b, a > b);
+    let has = |relation| relations & relation != 0;
+    (less & has(LESS))
+        | (equal & has(EQUAL))
+        | (greater & has(GREATER))
+        | (!(less | equal | greater) & has(UNORDERED))
 }
 
-fn integer_setp(f: &mut Form<'_>) -> Option<ExecFn> {
-    let ty = f.ty(0);
-    match integer_order(f, ty)? {
-        EQ => match ty.bits() {
+/// `setp` of integers: three comparisons and their negations are all there are.
+fn setp_integer(f: &mut Form<'_>) -> Option<ExecFn> {
+    note(f)?;
+    let mut relations = f.aux & RELATIONS;
+    if relations & GREATER != 0 {
+        relations = (LESS | EQUAL | GREATER) & !relations;
+        f.aux |= NEGATED;
+    }
+    if relations == EQUAL {
+        return match f.ty(0).bits() {
             16 => Some(exec!(|w, i, m| setp::<u16>(w, i, m, |a, b| a == b))),
             32 => Some(exec!(|w, i, m| setp::<u32>(w, i, m, |a, b| a == b))),
             _ => Some(exec!(|w, i, m| setp::<u64>(w, i, m, |a, b| a == b))),
-        },
-        LT => per_type!(ty, T in [U16 U32 U64 S16 S32 S64] =>
-            exec!(|w, i, m| setp::<T>(w, i, m, |a, b| a < b))),
-        _ => per_type!(ty, T in [U16 U32 U64 S16 S32 S64] =>
-            exec!(|w, i, m| setp::<T>(w, i, m, |a, b| a <= b))),
+        };
     }
+    per_flag!(relations == LESS, STRICT => per_type!(f.ty(0), T in [U16 U32 U64 S16 S32 S64] =>
+        exec!(|w, i, m| setp::<T>(w, i, m, |a, b| if STRICT { a < b } else { a <= b }))))
 }
 
-/// `setp` of `f16` or, if `PAIR`, of pairs.
-fn setp_f16<const PAIR: bool>(f: &mut Form<'_>) -> Option<ExecFn> {
-    let base = float_order(f)?;
-    let is_pair = PAIR;
-    per_flag!(f.has("ftz"), FTZ => per_flag!(is_pair, PAIRS => per_order!(base, ORDER =>
-    exec!(|w, i, m| setp_half::<PAIRS>(w, i, m, |a, b| {
-        order32::<ORDER>(value_f16::<FTZ>(a), value_f16::<FTZ>(b))
-    })))))
+/// Compiles a comparison of `f32` for each of these sets of relations, and one for any.
+macro_rules! compiled {
+    ($relations:expr, $FTZ:ident, [$($known:expr),+]) => {
+        match $relations {
+            $(known if known == $known => exec!(|w, i, m| setp::<f32>(w, i, m, |a, b| {
+                related($known, flush::<$FTZ>(a), flush::<$FTZ>(b))
+            })),)+
+            _ => exec!(|w, i, m| setp::<f32>(w, i, m, |a, b| {
+                related(i.aux, flush::<$FTZ>(a), flush::<$FTZ>(b))
+            })),
+        }
+    };
 }
 
-/// `setp` of `bf16` or, if `PAIR`, of pairs.
-fn setp_bf16<const PAIR: bool>(f: &mut Form<'_>) -> Option<ExecFn> {
-    let base = float_order(f)?;
-    let is_pair = PAIR;
-    per_flag!(is_pair, PAIRS => per_order!(base, ORDER =>
-    exec!(|w, i, m| setp_half::<PAIRS>(w, i, m, |a, b| {
-        order32::<ORDER>(widen_bf16(a as u16), widen_bf16(b as u16))
-    }))))
+/// `setp` of `f32`; unordered comparisons are negations of ordered ones.
+fn setp_f32(f: &mut Form<'_>) -> Option<ExecFn> {
+    note(f)?;
+    if f.aux & UNORDERED != 0 {
+        f.aux = (f.aux ^ RELATIONS) | NEGATED;
+    }
+    let relations = f.aux & RELATIONS;
+    per_flag!(f.has("ftz"), FTZ => Some(compiled!(relations, FTZ, [
+        EQUAL, LESS, LESS | EQUAL, GREATER, GREATER | EQUAL
+    ])))
 }
 
-/// An `f16`'s value for a comparison.
+/// The value of a half in the low bits, for a comparison.
 #[inline(always)]
-fn value_f16<const FTZ: bool>(bits: u32) -> f32 {
+fn value_f16(bits: u32, aux: u64) -> f32 {
     let half = bits as u16;
-    widen_f16(if FTZ { flush_f16(half) } else { half })
+    widen_f16(if aux & FLUSH != 0 {
+        flush_f16(half)
+    } else {
+        half
+    })
+}
+
+/// The same for `bf16`, which is never flushed.
+#[inline(always)]
+fn value_bf16(bits: u32, _aux: u64) -> f32 {
+    widen_bf16(bits as u16)
 }
 
 /// The mask of lanes where the comparison holds.
@@ -399,20 +307,23 @@ fn mask_of<T: Lane>(a: &[T; 32], b: &[T; 32], holds: impl Fn(T, T) -> bool) -> u
     mask
 }
 
-/// Combines a comparison with source `k`, if the form says so; gives also the known lanes.
+/// Combines a comparison with the last source, if the form says so; gives also the known lanes.
 #[inline(always)]
-fn with_bool(w: &Warp<'_>, i: &Inst, k: usize, holds: u32, valid: u32) -> (u32, u32) {
-    let op = i.aux & XOR;
-    if op == 0 {
+fn with_bool(w: &Warp<'_>, i: &Inst, holds: u32, valid: u32) -> (u32, u32) {
+    let operation = i.aux & XOR;
+    if operation == 0 {
         return (holds, valid);
     }
-    let (other, known) = (w.pred(i, k), w.valid_pred(i.s[k]));
-    match op {
+    let (other, known) = (w.pred(i, 2), w.valid_pred(i.s[2]));
+    match operation {
         AND => (
             holds & other,
-            valid & known | valid & !holds | known & !other,
+            (valid & known) | (valid & !holds) | (known & !other),
         ),
-        OR => (holds | other, valid & known | valid & holds | known & other),
+        OR => (
+            holds | other,
+            (valid & known) | (valid & holds) | (known & other),
+        ),
         _ => (holds ^ other, valid & known),
     }
 }
@@ -424,122 +335,100 @@ fn setp<T: Lane>(w: &mut Warp<'_>, i: &Inst, m: u32, holds: impl Fn(T, T) -> boo
     let valid = w.valid::<T>(i.s[0]) & w.valid::<T>(i.s[1]);
     let flip = if i.aux & NEGATED != 0 { u32::MAX } else { 0 };
     let holds = mask_of(&a, &b, holds) ^ flip;
-    let (first, first_known) = with_bool(w, i, 2, holds, valid);
-    let (second, second_known) = with_bool(w, i, 2, !holds, valid);
+    let (first, first_known) = with_bool(w, i, holds, valid);
+    let (second, second_known) = with_bool(w, i, !holds, valid);
     w.put_pred(i.d[0], m, first_known, first);
     w.put_pred(i.d[1], m, second_known, second);
     Ok(Flow::Next)
 }
 
-/// `setp` of halves; of pairs, the two destinations are the two halves' results.
+/// Comparisons of the lower and the upper halves of two sources, with the lanes that are known.
 #[inline(always)]
-fn setp_half<const PAIRS: bool>(
-    w: &mut Warp<'_>,
-    i: &Inst,
-    m: u32,
-    holds: impl Fn(u32, u32) -> bool,
-) -> Step {
+fn compare_halves(w: &Warp<'_>, i: &Inst, value: fn(u32, u64) -> f32) -> ([u32; 2], u32) {
     let (a, b) = (w.get::<u32>(i.s[0]), w.get::<u32>(i.s[1]));
     let valid = w.valid32(i.s[0]) & w.valid32(i.s[1]);
-    let flip = if i.aux & NEGATED != 0 { u32::MAX } else { 0 };
-    let low = mask_of(&a, &b, |a, b| holds(a & 0xffff, b & 0xffff)) ^ flip;
-    let (first, first_known) = with_bool(w, i, 2, low, valid);
-    if !PAIRS {
-        w.put_pred(i.d[0], m, first_known, first);
-        return Ok(Flow::Next);
-    }
-    let high = mask_of(&a, &b, |a, b| holds(a >> 16, b >> 16)) ^ flip;
-    let (second, second_known) = with_bool(w, i, 2, high, valid);
-    w.put_pred(i.d[0], m, first_known, first);
-    w.put_pred(i.d[1], m, second_known, second);
+    let holds = |a, b| related(i.aux, value(a, i.aux), value(b, i.aux));
+    let low = mask_of(&a, &b, |a, b| holds(a & 0xffff, b & 0xffff));
+    let high = mask_of(&a, &b, |a, b| holds(a >> 16, b >> 16));
+    ([low, high], valid)
+}
+
+/// `setp` of single halves.
+#[inline(always)]
+fn setp_one(w: &mut Warp<'_>, i: &Inst, m: u32, value: fn(u32, u64) -> f32) -> Step {
+    let ([low, _], valid) = compare_halves(w, i, value);
+    let (holds, known) = with_bool(w, i, low, valid);
+    w.put_pred(i.d[0], m, known, holds);
     Ok(Flow::Next)
 }
 
-/// `set` to a 32-bit type.
-fn set(f: &mut Form<'_>) -> Option<ExecFn> {
-    f.aux = if f.ty(0) == F32 {
-        1f32.to_bits().into()
-    } else {
-        u64::from(u32::MAX)
-    };
-    match f.ty(1) {
-        F32 | F64 => set_float(f),
-        _ => set_integer(f),
+/// `setp` of pairs: the two destinations are the two halves' results.
+#[inline(always)]
+fn setp_two(w: &mut Warp<'_>, i: &Inst, m: u32, value: fn(u32, u64) -> f32) -> Step {
+    let (halves, valid) = compare_halves(w, i, value);
+    let results = halves.map(|holds| with_bool(w, i, holds, valid));
+    for (k, (holds, known)) in results.into_iter().enumerate() {
+        w.put_pred(i.d[k], m, known, holds);
     }
+    Ok(Flow::Next)
 }
 
-/// `set` of integers; `aux` holds what is true.
-fn set_integer(f: &mut Form<'_>) -> Option<ExecFn> {
-    if f.has("ftz") {
-        return None;
-    }
-    let ty = f.ty(1);
-    let as_unsigned = match ty {
+/// `set` of integers, `f32` and `f64`.
+fn set(f: &mut Form<'_>) -> Option<ExecFn> {
+    f.aux = truth(f.ty(0))?;
+    note(f)?;
+    let compared = match f.ty(1) {
         B16 => U16,
         B32 => U32,
         B64 => U64,
+        F32 => {
+            return Some(exec!(|w, i, m| set_lanes::<f32>(w, i, m, |a, b| {
+                let value = |x| {
+                    if i.aux & FLUSH != 0 {
+                        flush::<true>(x)
+                    } else {
+                        x
+                    }
+                };
+                related(i.aux, value(a), value(b))
+            })));
+        }
         other => other,
     };
-    match integer_order(f, ty)? {
-        EQ => per_type!(as_unsigned, T in [U16 U32 U64 S16 S32 S64] =>
-            exec!(|w, i, m| set_lanes::<T>(w, i, m, integer::<T, EQ>))),
-        LT => per_type!(as_unsigned, T in [U16 U32 U64 S16 S32 S64] =>
-            exec!(|w, i, m| set_lanes::<T>(w, i, m, integer::<T, LT>))),
-        _ => per_type!(as_unsigned, T in [U16 U32 U64 S16 S32 S64] =>
-            exec!(|w, i, m| set_lanes::<T>(w, i, m, integer::<T, LE>))),
-    }
-}
-
-/// `set` of `f32` and `f64`; `aux` holds what is true.
-fn set_float(f: &mut Form<'_>) -> Option<ExecFn> {
-    let base = float_order(f)?;
-    let ftz = f.has("ftz");
-    match (f.ty(1), ftz) {
-        (F32, _) => per_flag!(ftz, FTZ => per_order!(base, ORDER => exec!(|w, i, m| {
-            set_lanes::<f32>(w, i, m, |a, b| order32::<ORDER>(flush::<FTZ>(a), flush::<FTZ>(b)))
-        }))),
-        (_, true) => None,
-        _ => per_order!(base, ORDER => exec!(|w, i, m| {
-            set_lanes::<f64>(w, i, m, order64::<ORDER>)
-        })),
-    }
+    per_type!(compared, T in [U16 U32 U64 S16 S32 S64 F64] =>
+        exec!(|w, i, m| set_lanes::<T>(w, i, m, |a, b| related(i.aux, a, b))))
 }
 
 /// `set` of halves and their pairs.
 fn set_half(f: &mut Form<'_>) -> Option<ExecFn> {
     let (to, from) = (f.ty(0), f.ty(1));
     let is_pair = matches!(from, F16x2 | BF16x2);
-    let is_bf16 = matches!(from, BF16 | BF16x2);
     let fits = match to {
         U16 | S16 => !is_pair,
         U32 | S32 => true,
-        F16 => from == F16,
-        BF16 => from == BF16,
-        F16x2 | BF16x2 => to == from,
-        _ => false,
+        other => other == from,
     };
-    if !fits || is_bf16 && f.has("ftz") {
-        return None;
+    f.aux = truth(to).filter(|_| fits)?;
+    note(f)?;
+    match from {
+        F16 => Some(exec!(|w, i, m| set_halves::<false>(w, i, m, value_f16))),
+        F16x2 => Some(exec!(|w, i, m| set_halves::<true>(w, i, m, value_f16))),
+        BF16 => Some(exec!(|w, i, m| set_halves::<false>(w, i, m, value_bf16))),
+        _ => Some(exec!(|w, i, m| set_halves::<true>(w, i, m, value_bf16))),
     }
-    f.aux = match to {
+}
+
+/// What `set` writes where the comparison holds: all ones, or 1.0.
+fn truth(ty: Type) -> Option<u64> {
+    Some(match ty {
+        U16 | S16 => 0xffff,
+        U32 | S32 => 0xffff_ffff,
         F16 => 0x3c00,
         BF16 => 0x3f80,
         F16x2 => 0x3c00_3c00,
         BF16x2 => 0x3f80_3f80,
-        U16 | S16 => 0xffff,
-        _ => u64::from(u32::MAX),
-    };
-    let base = float_order(f)?;
-    let ftz = f.has("ftz");
-    per_flag!(is_pair, PAIRS => if is_bf16 {
-        per_order!(base, ORDER => exec!(|w, i, m| set_half_lanes::<PAIRS>(w, i, m, |a, b| {
-            order32::<ORDER>(widen_bf16(a as u16), widen_bf16(b as u16))
-        })))
-    } else {
-        per_flag!(ftz, FTZ => per_order!(base, ORDER =>
-            exec!(|w, i, m| set_half_lanes::<PAIRS>(w, i, m, |a, b| {
-                order32::<ORDER>(value_f16::<FTZ>(a), value_f16::<FTZ>(b))
-            }))))
+        F32 => u64::from(1f32.to_bits()),
+        _ => return None,
     })
 }
 
@@ -547,41 +436,37 @@ fn set_half(f: &mut Form<'_>) -> Option<ExecFn> {
 fn set_lanes<T: Lane>(w: &mut Warp<'_>, i: &Inst, m: u32, holds: impl Fn(T, T) -> bool) -> Step {
     let (a, b) = (w.get::<T>(i.s[0]), w.get::<T>(i.s[1]));
     let valid = w.valid::<T>(i.s[0]) & w.valid::<T>(i.s[1]);
-    let flip = if i.aux & NEGATED != 0 { u32::MAX } else { 0 };
-    let (holds, known) = with_bool(w, i, 2, mask_of(&a, &b, holds) ^ flip, valid);
-    let mut out = [0; 32];
-    for (lane, out) in out.iter_mut().enumerate() {
-        *out = 0u32.wrapping_sub(holds >> lane & 1) & i.aux as u32;
-    }
-    w.put(i.d[0], m, known, out);
-    Ok(Flow::Next)
+    let (holds, known) = with_bool(w, i, mask_of(&a, &b, holds), valid);
+    write_truth(w, i, m, known, [holds, holds])
 }
 
+/// A single half's result fills the destination, a pair's two results its halves.
 #[inline(always)]
-fn set_half_lanes<const PAIRS: bool>(
+fn set_halves<const PAIR: bool>(
     w: &mut Warp<'_>,
     i: &Inst,
     m: u32,
-    holds: impl Fn(u32, u32) -> bool,
+    value: fn(u32, u64) -> f32,
 ) -> Step {
-    let (a, b) = (w.get::<u32>(i.s[0]), w.get::<u32>(i.s[1]));
-    let valid = w.valid32(i.s[0]) & w.valid32(i.s[1]);
-    let flip = if i.aux & NEGATED != 0 { u32::MAX } else { 0 };
-    let low = mask_of(&a, &b, |a, b| holds(a & 0xffff, b & 0xffff)) ^ flip;
-    let high = if PAIRS {
-        mask_of(&a, &b, |a, b| holds(a >> 16, b >> 16)) ^ flip
+    let ([low, high], valid) = compare_halves(w, i, value);
+    let (low, low_known) = with_bool(w, i, low, valid);
+    let (high, high_known) = with_bool(w, i, high, valid);
+    if PAIR {
+        write_truth(w, i, m, low_known & high_known, [low, high])
     } else {
-        low
-    };
-    let (low, known_low) = with_bool(w, i, 2, low, valid);
-    let (high, known_high) = with_bool(w, i, 2, high, valid);
+        write_truth(w, i, m, low_known, [low, low])
+    }
+}
+
+/// Writes the truth to the lower and upper halves of the lanes of two masks.
+#[inline(always)]
+fn write_truth(w: &mut Warp<'_>, i: &Inst, m: u32, known: u32, [low, high]: [u32; 2]) -> Step {
     let mut out = [0; 32];
     for (lane, out) in out.iter_mut().enumerate() {
-        let low = 0u32.wrapping_sub(low >> lane & 1) & 0xffff;
-        let high = 0u32.wrapping_sub(high >> lane & 1) << 16;
-        *out = (low | high) & i.aux as u32;
+        let ones = |mask: u32| 0u32.wrapping_sub(mask >> lane & 1);
+        *out = ((ones(low) & 0xffff) | (ones(high) << 16)) & i.aux as u32;
     }
-    w.put(i.d[0], m, known_low & known_high, out);
+    w.put(i.d[0], m, known, out);
     Ok(Flow::Next)
 }
 

@@ -199,32 +199,57 @@ pub(super) static ROWS: &[Row] = &[
         .exec(|_| Some(lanes!(|a: f64, b: f64| -> f64 { extreme64::<true>(a, b) }))),
 ];
 
-/// `min` and `max`; with `.xorsign.abs`, of the magnitudes, under the product's sign.
+/// Bit of `aux`: magnitudes, under the product's sign.
+const ABS_BIT: u64 = 32;
+/// Bit of `aux`: NaN wins.
+const NAN_BIT: u64 = 64;
+
+/// `min` and `max`: the plain forms, and one with all that may be asked besides.
 fn extreme_form<const MAX: bool>(f: &mut Form<'_>) -> Option<ExecFn> {
     if f.has("xorsign") != f.has("abs") {
         return None;
     }
-    per_flag!(f.has("ftz"), FTZ => per_flag!(f.has("NaN"), NAN => per_flag!(f.has("abs"), ABS =>
-    if MAX {
-        Some(lanes!(|a: f32, b: f32| -> f32 { extreme_lane::<true, FTZ, NAN, ABS>(a, b) }))
-    } else {
-        Some(lanes!(|a: f32, b: f32| -> f32 { extreme_lane::<false, FTZ, NAN, ABS>(a, b) }))
-    })))
+    let bit = |set, bit| if set { bit } else { 0 };
+    f.aux = bit(f.has("ftz"), FTZ_BIT) | bit(f.has("NaN"), NAN_BIT) | bit(f.has("abs"), ABS_BIT);
+    let plain = f.aux & (NAN_BIT | ABS_BIT) == 0;
+    match (plain, MAX) {
+        (true, true) => per_flag!(f.has("ftz"), FTZ => Some(lanes!(|a: f32, b: f32| -> f32 {
+            extreme::<true, false>(flush::<FTZ>(a), flush::<FTZ>(b))
+        }))),
+        (true, false) => per_flag!(f.has("ftz"), FTZ => Some(lanes!(|a: f32, b: f32| -> f32 {
+            extreme::<false, false>(flush::<FTZ>(a), flush::<FTZ>(b))
+        }))),
+        (false, true) => Some(exec!(|w, i, m| extreme_lanes::<true>(w, i, m))),
+        (false, false) => Some(exec!(|w, i, m| extreme_lanes::<false>(w, i, m))),
+    }
 }
 
 #[inline(always)]
-fn extreme_lane<const MAX: bool, const FTZ: bool, const NAN: bool, const ABS: bool>(
-    a: f32,
-    b: f32,
-) -> f32 {
-    let (a, b) = (flush::<FTZ>(a), flush::<FTZ>(b));
-    if !ABS {
-        return extreme::<MAX, NAN>(a, b);
+fn extreme_lanes<const MAX: bool>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
+    let (a, b) = (w.get::<f32>(i.s[0]), w.get::<f32>(i.s[1]));
+    let valid = w.valid32(i.s[0]) & w.valid32(i.s[1]);
+    let mut out = [0.0; 32];
+    for (lane, out) in out.iter_mut().enumerate() {
+        let prepare = |x: f32| {
+            if i.aux & FTZ_BIT != 0 {
+                flush::<true>(x)
+            } else {
+                x
+            }
+        };
+        let (a, b) = (prepare(a[lane]), prepare(b[lane]));
+        let is_nan = i.aux & NAN_BIT != 0 && (a.is_nan() || b.is_nan());
+        let number = if i.aux & ABS_BIT != 0 {
+            let sign = (a.to_bits() ^ b.to_bits()) & 0x8000_0000;
+            let magnitude = extreme::<MAX, false>(a.abs(), b.abs());
+            f32::from_bits(magnitude.to_bits() | sign)
+        } else {
+            extreme::<MAX, false>(a, b)
+        };
+        *out = canonical(if is_nan { f32::NAN } else { number });
     }
-    let sign = (a.to_bits() ^ b.to_bits()) & 0x8000_0000;
-    let magnitude = extreme::<MAX, NAN>(a.abs(), b.abs());
-    let signed = f32::from_bits(magnitude.to_bits() | sign);
-    canonical(signed)
+    w.put(i.d[0], m, valid, out);
+    Ok(Flow::Next)
 }
 
 /// The `f32` forms whose rounding is read at run time: up to three sources.

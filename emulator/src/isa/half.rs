@@ -1,5 +1,6 @@
 //! `f16` and `bf16` arithmetic, single and in pairs.
 use super::prelude::*;
+use crate::numerics::NAN16;
 use crate::numerics::float::{extreme, saturate};
 use crate::numerics::half::{
     flush_f16, fma_bf16, fma_f16, is_bf16_tie, narrow_bf16, narrow_f16, settle_bf16_tie,
@@ -236,7 +237,7 @@ pub(super) static ROWS: &[Row] = &[
     .mods(&[flag("NaN"), flag("xorsign"), flag("abs"), types(BF16S)])
     .args(&[D(T0), S(T0), S(T0)])
     .since(80, 7, 0)
-    .exec(|f| bf16_extremes::<false>(f)),
+    .exec(|f| extremes::<false>(f)),
     row(
         "max",
         "Half Precision Floating Point Instructions: max",
@@ -245,46 +246,87 @@ pub(super) static ROWS: &[Row] = &[
     .mods(&[flag("NaN"), flag("xorsign"), flag("abs"), types(BF16S)])
     .args(&[D(T0), S(T0), S(T0)])
     .since(80, 7, 0)
-    .exec(|f| bf16_extremes::<true>(f)),
+    .exec(|f| extremes::<true>(f)),
 ];
 
-/// `min` and `max` of `f16`.
+// Bits of `aux` for `min` and `max`.
+const MAX_BIT: u64 = 1;
+const FLUSH_BIT: u64 = 2;
+const NAN_BIT: u64 = 4;
+const ABS_BIT: u64 = 8;
+
+/// `min` and `max` of any half type.
 fn extremes<const MAX: bool>(f: &mut Form<'_>) -> Option<ExecFn> {
     if f.has("xorsign") != f.has("abs") {
         return None;
     }
-    let max = MAX;
-    per_flag!(max, IS_MAX => per_flag!(f.has("ftz"), FTZ => per_flag!(f.has("NaN"), NAN =>
-    per_flag!(f.has("abs"), ABS => both!(f, |a, b| {
-        extreme_half::<IS_MAX, NAN, ABS>(a, b, value::<FTZ>, narrow_f16)
-    })))))
-}
-
-/// `min` and `max` of `bf16`.
-fn bf16_extremes<const MAX: bool>(f: &mut Form<'_>) -> Option<ExecFn> {
-    if f.has("xorsign") != f.has("abs") {
-        return None;
+    let bit = |set, bit| if set { bit } else { 0 };
+    f.aux = bit(MAX, MAX_BIT)
+        | bit(f.has("ftz"), FLUSH_BIT)
+        | bit(f.has("NaN"), NAN_BIT)
+        | bit(f.has("abs"), ABS_BIT);
+    match f.ty(0) {
+        F16 | F16x2 => Some(exec!(|w, i, m| extreme_lanes(
+            w, i, m, widen_f16, narrow_f16
+        ))),
+        _ => Some(exec!(|w, i, m| extreme_lanes(
+            w,
+            i,
+            m,
+            widen_bf16,
+            narrow_bf16
+        ))),
     }
-    let max = MAX;
-    per_flag!(max, IS_MAX => per_flag!(f.has("NaN"), NAN => per_flag!(f.has("abs"), ABS =>
-        both!(f, |a, b| extreme_half::<IS_MAX, NAN, ABS>(a, b, widen_bf16, narrow_bf16)))))
 }
 
+/// Both halves of all lanes; the upper one of a single half is zero and stays so.
 #[inline(always)]
-fn extreme_half<const MAX: bool, const NAN: bool, const ABS: bool>(
-    a: u16,
-    b: u16,
+fn extreme_lanes(
+    w: &mut Warp<'_>,
+    i: &Inst,
+    m: u32,
     widen: fn(u16) -> f32,
     narrow: fn(f32) -> u16,
-) -> u16 {
-    let keep = if ABS { 0x7fff } else { 0xffff };
-    let half = narrow(extreme::<MAX, NAN>(widen(a & keep), widen(b & keep)));
-    let is_nan = half == 0x7fff;
-    if ABS && !is_nan {
-        half | (a ^ b) & 0x8000
+) -> Step {
+    let (a, b) = (w.get::<u32>(i.s[0]), w.get::<u32>(i.s[1]));
+    let valid = w.valid32(i.s[0]) & w.valid32(i.s[1]);
+    let aux = i.aux;
+    let one = |a: u32, b: u32| u32::from(extreme_half(a as u16, b as u16, aux, widen, narrow));
+    let mut out = [0; 32];
+    for lane in 0..32 {
+        let (a, b) = (a[lane], b[lane]);
+        out[lane] = one(a, b) | one(a >> 16, b >> 16) << 16;
+    }
+    w.put(i.d[0], m, valid, out);
+    Ok(Flow::Next)
+}
+
+/// One of the two, or NaN; with `.xorsign.abs`, the magnitude of one under the product's sign.
+#[inline(always)]
+fn extreme_half(a: u16, b: u16, aux: u64, widen: fn(u16) -> f32, narrow: fn(f32) -> u16) -> u16 {
+    let flush = |half| {
+        if aux & FLUSH_BIT != 0 {
+            flush_f16(half)
+        } else {
+            half
+        }
+    };
+    let (a, b) = (flush(a), flush(b));
+    let keep = if aux & ABS_BIT != 0 { 0x7fff } else { 0xffff };
+    let (x, y) = (widen(a & keep), widen(b & keep));
+    let extreme = if aux & MAX_BIT != 0 {
+        extreme::<true, false>(x, y)
+    } else {
+        extreme::<false, false>(x, y)
+    };
+    let half = narrow(extreme);
+    let is_nan = half == NAN16 || (aux & NAN_BIT != 0 && (x.is_nan() || y.is_nan()));
+    let signed = if aux & ABS_BIT != 0 {
+        half | ((a ^ b) & 0x8000)
     } else {
         half
-    }
+    };
+    if is_nan { NAN16 } else { signed }
 }
 
 /// Both halves of all lanes at once; the rare ties that need another look come after.

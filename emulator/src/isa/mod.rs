@@ -62,6 +62,8 @@ pub(crate) mod async_copy;
 mod atomic;
 mod bits;
 mod compare;
+#[cfg(test)]
+mod conformance;
 pub(crate) mod control;
 mod convert;
 mod exchange;

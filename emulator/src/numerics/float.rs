@@ -17,11 +17,10 @@ pub(crate) fn flush<const FTZ: bool>(value: f32) -> f32 {
 /// Makes any NaN the one that instructions return.
 #[inline(always)]
 pub(crate) fn canonical(value: f32) -> f32 {
-    if value.is_nan() {
-        f32::from_bits(NAN32)
-    } else {
-        value
-    }
+    // By bits: to the optimiser, any NaN of a floating operation is as good as another.
+    let bits = value.to_bits();
+    let is_nan = (bits & 0x7fff_ffff) as i32 > 0x7f80_0000;
+    f32::from_bits(if is_nan { NAN32 } else { bits })
 }
 
 /// Limits to 0..=1; NaN and -0 become +0.

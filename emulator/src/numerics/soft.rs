@@ -151,29 +151,29 @@ impl Exact {
 
     /// The quotient of two values of at most 53 bits, with a last bit for the remainder.
     fn over(self, other: Exact) -> Exact {
-        let numerator = self.mantissa << 74;
+        // As wide as it goes, so that the quotient has at least 73 bits.
+        let shift = self.mantissa.leading_zeros().min(127) as i32 - 1;
+        let numerator = self.mantissa << shift;
         let sticky = u128::from(!numerator.is_multiple_of(other.mantissa));
         Exact {
             negative: self.negative != other.negative,
             mantissa: (numerator / other.mantissa) | sticky,
-            exponent: self.exponent - 74 - other.exponent,
+            exponent: self.exponent - shift - other.exponent,
         }
     }
 
     /// The square root of a value of at most 53 bits, with a last bit for the remainder.
     fn root(self) -> Exact {
-        let exponent = if self.exponent % 2 == 0 {
-            self.exponent - 72
-        } else {
-            self.exponent - 73
-        };
-        let radicand = self.mantissa << (self.exponent - exponent);
+        let widest = self.mantissa.leading_zeros().min(127) as i32 - 1;
+        // What is left is an even exponent.
+        let shift = widest - (self.exponent - widest).rem_euclid(2);
+        let radicand = self.mantissa << shift;
         let root = radicand.isqrt();
         let sticky = u128::from(root * root != radicand);
         Exact {
             negative: self.negative,
             mantissa: root | sticky,
-            exponent: exponent / 2,
+            exponent: (self.exponent - shift) / 2,
         }
     }
 
