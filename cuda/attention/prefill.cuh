@@ -34,6 +34,7 @@
 #include "common/ptx.cuh"
 #include "common/softmax_state.cuh"
 #include "common/swizzle.cuh"
+#include "common/unroll.cuh"
 
 namespace prefill {
 
@@ -109,29 +110,27 @@ __device__ __forceinline__ Sequence checked_sequence(const PrefillParams& p, int
 // S = Q·Kᵀ for the warp's rows and the tile's keys. sQ, sK: this lane's ldmatrix addresses.
 template <class C>
 __device__ __forceinline__ void score(typename C::Scores& s, uint32_t sQ, uint32_t sK) {
-#pragma unroll
-  for (int b = 0; b < C::kBlocks; ++b)
-#pragma unroll
-    for (int j = 0; j < C::kKeyCols; ++j)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) s[b][j][i] = 0.0f;
-#pragma unroll
-  for (int i = 0; i < C::kHeadDim / 16; ++i) {
-    const int d = swizzle::pair<C::kRowBytes>(i);
+  unroll<0, C::kHeadDim / 16>([&](auto i) {
+    constexpr int d = swizzle::pair<C::kRowBytes>(i);
     uint32_t rQ[C::kBlocks][4];
-#pragma unroll
-    for (int b = 0; b < C::kBlocks; ++b) ptx::ldmatrix_x4(rQ[b], swizzle::advance<C::kRowBytes>(sQ, d, b));
-#pragma unroll
-    for (int j = 0; j < C::kKeyCols; j += 2) {
+    unroll<0, C::kBlocks>([&](auto b) {
+      ptx::ldmatrix_x4<swizzle::immediate<C::kRowBytes>(d, b)>(rQ[b], swizzle::turn(sQ, d));
+    });
+    unroll<0, C::kKeyCols / 2>([&](auto j) {
       uint32_t rK[4];
-      ptx::ldmatrix_x4(rK, swizzle::advance<C::kRowBytes>(sK, d, j / 2));
+      ptx::ldmatrix_x4<swizzle::immediate<C::kRowBytes>(d, j)>(rK, swizzle::turn(sK, d));
 #pragma unroll
       for (int b = 0; b < C::kBlocks; ++b) {
-        fragment::mma<C::kElement>(s[b][j], rQ[b], rK[0], rK[1]);
-        fragment::mma<C::kElement>(s[b][j + 1], rQ[b], rK[2], rK[3]);
+        if constexpr (i == 0) {
+          fragment::mma_from_zero<C::kElement>(s[b][2 * j], rQ[b], rK[0], rK[1]);
+          fragment::mma_from_zero<C::kElement>(s[b][2 * j + 1], rQ[b], rK[2], rK[3]);
+        } else {
+          fragment::mma<C::kElement>(s[b][2 * j], rQ[b], rK[0], rK[1]);
+          fragment::mma<C::kElement>(s[b][2 * j + 1], rQ[b], rK[2], rK[3]);
+        }
       }
-    }
-  }
+    });
+  });
 }
 
 // Scores of keys past a row's last become -∞. last: the last key that the lane's first row sees, relative to the
@@ -152,8 +151,7 @@ __device__ __forceinline__ void mask(typename C::Scores& s, int last, int row_st
 template <class C, class Fetch>
 __device__ __forceinline__ void accumulate(typename C::Output& o, SoftmaxState<C::kBlocks>& state,
                                            const typename C::Scores& s, float scale_log2, uint32_t sV, Fetch&& fetch) {
-#pragma unroll
-  for (int k = 0; k < C::kTileK / 16; ++k) {
+  unroll<0, C::kTileK / 16>([&](auto k) {
     uint32_t rP[C::kBlocks][4];
 #pragma unroll
     for (int b = 0; b < C::kBlocks; ++b)
@@ -165,19 +163,18 @@ __device__ __forceinline__ void accumulate(typename C::Output& o, SoftmaxState<C
         const float high = state.weigh(pair[1], scale_log2, r);
         rP[b][i] = fragment::pack<C::kElement>(low, high);
       }
-    if (k == 0) fetch();
-#pragma unroll
-    for (int i = 0; i < C::kOutCols / 2; ++i) {
-      const int j = 2 * swizzle::pair<C::kRowBytes>(i);
+    if constexpr (k == 0) fetch();
+    unroll<0, C::kOutCols / 2>([&](auto i) {
+      constexpr int j = swizzle::pair<C::kRowBytes>(i);
       uint32_t rV[4];
-      ptx::ldmatrix_x4_trans(rV, swizzle::advance<C::kRowBytes>(sV, j / 2, k));
+      ptx::ldmatrix_x4_trans<swizzle::immediate<C::kRowBytes>(j, k)>(rV, swizzle::turn(sV, j));
 #pragma unroll
       for (int b = 0; b < C::kBlocks; ++b) {
-        fragment::mma<C::kElement>(o[b][j], rP[b], rV[0], rV[1]);
-        fragment::mma<C::kElement>(o[b][j + 1], rP[b], rV[2], rV[3]);
+        fragment::mma<C::kElement>(o[b][2 * j], rP[b], rV[0], rV[1]);
+        fragment::mma<C::kElement>(o[b][2 * j + 1], rP[b], rV[2], rV[3]);
       }
-    }
-  }
+    });
+  });
 }
 
 // A CTA's walk over the key tiles of its query tile, from the last to the first.

@@ -39,6 +39,16 @@ __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint3
   }
 }
 
+// d = a·b with operands of type kElement.
+template <Element kElement>
+__device__ __forceinline__ void mma_from_zero(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  if constexpr (kElement == Element::kF16) {
+    ptx::mma_m16n8k16_f16_from_zero(d, a, b0, b1);
+  } else {
+    ptx::mma_m16n8k16_bf16_from_zero(d, a, b0, b1);
+  }
+}
+
 // Two floats rounded to kElement, `low` in bits 0-15.
 template <Element kElement>
 __device__ __forceinline__ uint32_t pack(float low, float high) {

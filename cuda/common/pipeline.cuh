@@ -9,9 +9,11 @@
 
 #include "common/ptx.cuh"
 #include "common/swizzle.cuh"
+#include "common/unroll.cuh"
 
 template <int kThreads, int kRowBytes>
-struct TileCopy {
+class TileCopy {
+ public:
   static constexpr int kStep = kThreads / swizzle::kLineChunks;  // rows between two of a thread's rows
   static constexpr int kLines = kRowBytes / swizzle::kLineBytes;
   static_assert(kStep % swizzle::kLineChunks == 0, "a thread's rows share one swizzle pattern");
@@ -32,14 +34,11 @@ struct TileCopy {
   template <int kRows>
   static __device__ __forceinline__ void full(uint32_t shared, const char*& source, int64_t back_bytes) {
     static_assert(kRows % kStep == 0, "whole steps");
-#pragma unroll
-    for (int i = kRows / kStep - 1; i >= 0; --i, source = ptx::opaque(source + back_bytes)) {
-#pragma unroll
-      for (int line = 0; line < kLines; ++line) {
-        ptx::cp_async_cg_16(shared + i * kStep * kRowBytes + line * swizzle::kLineBytes,
-                            source + line * swizzle::kLineBytes);
-      }
-    }
+    unroll<0, kRows / kStep>([&](auto step) {
+      constexpr int i = kRows / kStep - 1 - step;
+      unroll<0, kLines>([&](auto line) { ptx::cp_async_cg_16<to(i, line), from(line)>(shared, source); });
+      source = ptx::opaque(source + back_bytes);
+    });
   }
 
   // Copies a tile of which only the thread's rows i with i·kStep < rows_left exist: the others become zeros, and
@@ -48,15 +47,20 @@ struct TileCopy {
   static __device__ __forceinline__ void bounded(uint32_t shared, const char*& source, int64_t back_bytes,
                                                  int rows_left, const char* existing) {
     static_assert(kRows % kStep == 0, "whole steps");
-#pragma unroll
-    for (int i = kRows / kStep - 1; i >= 0; --i, source = ptx::opaque(source + back_bytes)) {
+    unroll<0, kRows / kStep>([&](auto step) {
+      constexpr int i = kRows / kStep - 1 - step;
       const bool exists = i * kStep < rows_left;
       const char* row = exists ? source : existing;
-#pragma unroll
-      for (int line = 0; line < kLines; ++line) {
-        ptx::cp_async_cg_16(shared + i * kStep * kRowBytes + line * swizzle::kLineBytes,
-                            row + line * swizzle::kLineBytes, exists ? swizzle::kChunkBytes : 0);
-      }
-    }
+      const uint32_t valid = exists ? swizzle::kChunkBytes : 0;
+      unroll<0, kLines>([&](auto line) { ptx::cp_async_cg_16<to(i, line), from(line)>(shared, row, valid); });
+      source = ptx::opaque(source + back_bytes);
+    });
   }
+
+ private:
+  // From the thread's first chunk to line `line` of its row i, in the tile, and of the same row in global memory.
+  static __host__ __device__ constexpr int to(int i, int line) {
+    return i * kStep * kRowBytes + line * swizzle::kLineBytes;
+  }
+  static __host__ __device__ constexpr int from(int line) { return line * swizzle::kLineBytes; }
 };

@@ -32,17 +32,19 @@ __device__ __forceinline__ const char* opaque(const char* p) {
 
 // ---- asynchronous copies ------------------------------------------------------------------------------------------
 
-// cp.async.cg: 16 bytes global → shared past L1; bytes from `valid` on are zero-filled and not read. Scope: thread.
-// Visible to the CTA after cp_async_wait_group and a barrier. Both addresses are multiples of 16.
+// cp.async.cg: 16 bytes global + kFrom → shared + kTo past L1; bytes from `valid` on are zero-filled and not read.
+// Scope: thread. Visible to the CTA after cp_async_wait_group and a barrier. Both addresses are multiples of 16.
+template <int kTo, int kFrom>
 __device__ __forceinline__ void cp_async_cg_16(uint32_t shared, const void* global, uint32_t valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-               :: "r"(shared), "l"(__cvta_generic_to_global(global)), "r"(valid) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0 + %2], [%1 + %3], 16, %4;"
+               :: "r"(shared), "l"(__cvta_generic_to_global(global)), "n"(kTo), "n"(kFrom), "r"(valid) : "memory");
 }
 
 // cp.async.cg of all 16 bytes.
+template <int kTo, int kFrom>
 __device__ __forceinline__ void cp_async_cg_16(uint32_t shared, const void* global) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
-               :: "r"(shared), "l"(__cvta_generic_to_global(global)) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0 + %2], [%1 + %3], 16;"
+               :: "r"(shared), "l"(__cvta_generic_to_global(global)), "n"(kTo), "n"(kFrom) : "memory");
 }
 
 // cp.async.commit_group: closes the group of copies that this thread has issued since the last one.
@@ -56,20 +58,22 @@ __device__ __forceinline__ void cp_async_wait_group() {
 
 // ---- matrices -----------------------------------------------------------------------------------------------------
 
-// ldmatrix.x4: four 8×8 matrices of 16-bit elements; lane 8i+r holds the address of row r of matrix i. Lane l
-// receives elements 2(l%4)+{0,1} of row l/4 of each. Warp-collective.
+// ldmatrix.x4: four 8×8 matrices of 16-bit elements; lane 8i+r holds the address of row r of matrix i, to which kAt is
+// added. Lane l receives elements 2(l%4)+{0,1} of row l/4 of each. Warp-collective.
+template <int kAt>
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&d)[4], uint32_t shared) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3]) : "r"(shared) : "memory");
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4 + %5];"
+               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3]) : "r"(shared), "n"(kAt) : "memory");
 }
 
 // ldmatrix.x4.trans: as ldmatrix_x4, every matrix transposed.
+template <int kAt>
 __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&d)[4], uint32_t shared) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3]) : "r"(shared) : "memory");
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4 + %5];"
+               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3]) : "r"(shared), "n"(kAt) : "memory");
 }
 
-// mma.m16n8k16, f16 operands, f32 accumulation in place: d += a·b. Warp-collective.
+// mma.m16n8k16, f16 operands, f32 accumulation: d += a·b. Warp-collective.
 __device__ __forceinline__ void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
                "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
@@ -77,12 +81,30 @@ __device__ __forceinline__ void mma_m16n8k16_f16(float (&d)[4], const uint32_t (
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// mma.m16n8k16, bf16 operands, f32 accumulation in place: d += a·b. Warp-collective.
+// The same with d = a·b.
+__device__ __forceinline__ void mma_m16n8k16_f16_from_zero(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                         uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
+               : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
+}
+
+// mma.m16n8k16, bf16 operands, f32 accumulation: d += a·b. Warp-collective.
 __device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
                "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The same with d = a·b.
+__device__ __forceinline__ void mma_m16n8k16_bf16_from_zero(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                          uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
+               : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
 }
 
 // ---- conversions --------------------------------------------------------------------------------------------------

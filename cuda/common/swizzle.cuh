@@ -28,12 +28,14 @@ __host__ __device__ constexpr int pair(int i) {
   return i / kLines + i % kLines * (kLineChunks / 2);
 }
 
-// Moves an address made by `offset` on by 2·pair chunks and 16·block rows, provided that its own chunk was 0 or 1 and
-// the tile is aligned to 128 bytes. Only the pair's two low bits touch the register: everything else is an immediate.
+// An address made by `offset`, of a tile aligned to 128 bytes and of chunk 0 or 1, moves on by 2·pair chunks and
+// 16·block rows in two parts: only the low bits of the pair touch the register, all else is an immediate.
+__host__ __device__ constexpr uint32_t turn(uint32_t address, int pair) {
+  return address ^ static_cast<uint32_t>(pair % (kLineChunks / 2) * 2 * kChunkBytes);
+}
 template <int kRowBytes>
-__host__ __device__ constexpr uint32_t advance(uint32_t address, int pair, int block) {
-  return (address ^ static_cast<uint32_t>((pair % 4) * 2 * kChunkBytes)) +
-         static_cast<uint32_t>((pair / 4) * kLineBytes + block * 16 * kRowBytes);
+__host__ __device__ constexpr int immediate(int pair, int block) {
+  return pair / (kLineChunks / 2) * kLineBytes + block * 16 * kRowBytes;
 }
 
 }  // namespace swizzle
