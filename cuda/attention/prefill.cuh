@@ -183,7 +183,7 @@ struct Walk {
   using Copy = typename C::Copy;
 
   int tile;                // the tile to visit next
-  const char *gK, *gV;     // this thread's next chunk of K, of V to copy
+  uint64_t gK, gV;         // this thread's next chunk of K, of V to copy
   int64_t k_back, v_back;  // bytes from one of its rows to the one before
   uint32_t wK, wV;         // where it copies a tile to
   uint32_t sQ, sK, sV;     // this lane's ldmatrix addresses
@@ -200,14 +200,15 @@ struct Walk {
     tile = tiles - 1;
 
     // Row 0 of the CTA's queries and of the sequence's keys, then this thread's last row of the tile.
-    const char* gQ0 = static_cast<const char*>(p.q) + chunk_bytes +
-                      2 * ((static_cast<int64_t>(seq.q_start) + q_first) * p.q_stride_token + head * p.q_stride_head);
-    const char* gK0 = static_cast<const char*>(p.k) + chunk_bytes +
-                      2 * (seq.k_start * p.k_stride_token + kv_head * p.k_stride_head);
-    const char* gV0 = static_cast<const char*>(p.v) + chunk_bytes +
-                      2 * (seq.k_start * p.v_stride_token + kv_head * p.v_stride_head);
+    const uint64_t gQ0 =
+        ptx::global_address(p.q) + chunk_bytes +
+        2 * ((static_cast<int64_t>(seq.q_start) + q_first) * p.q_stride_token + head * p.q_stride_head);
+    const uint64_t gK0 = ptx::global_address(p.k) + chunk_bytes +
+                         2 * (seq.k_start * p.k_stride_token + kv_head * p.k_stride_head);
+    const uint64_t gV0 = ptx::global_address(p.v) + chunk_bytes +
+                         2 * (seq.k_start * p.v_stride_token + kv_head * p.v_stride_head);
     const int64_t last_key = static_cast<int64_t>(tile) * C::kTileK + (C::kTileK - Copy::kStep + row);
-    const char* gQ = gQ0 + 2 * (C::kTileQ - Copy::kStep + row) * p.q_stride_token;
+    uint64_t gQ = gQ0 + 2 * (C::kTileQ - Copy::kStep + row) * p.q_stride_token;
     gK = gK0 + 2 * last_key * p.k_stride_token;
     gV = gV0 + 2 * last_key * p.v_stride_token;
     k_back = -2 * Copy::kStep * p.k_stride_token;

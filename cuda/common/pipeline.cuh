@@ -32,7 +32,7 @@ class TileCopy {
 
   // Copies a whole tile. `shared` is the thread's first chunk of it.
   template <int kRows>
-  static __device__ __forceinline__ void full(uint32_t shared, const char*& source, int64_t back_bytes) {
+  static __device__ __forceinline__ void full(uint32_t shared, uint64_t& source, int64_t back_bytes) {
     static_assert(kRows % kStep == 0, "whole steps");
     unroll<0, kRows / kStep>([&](auto step) {
       constexpr int i = kRows / kStep - 1 - step;
@@ -44,13 +44,13 @@ class TileCopy {
   // Copies a tile of which only the thread's rows i with i·kStep < rows_left exist: the others become zeros, and
   // `existing`, the thread's chunk of any row that exists, stands in for their address.
   template <int kRows>
-  static __device__ __forceinline__ void bounded(uint32_t shared, const char*& source, int64_t back_bytes,
-                                                 int rows_left, const char* existing) {
+  static __device__ __forceinline__ void bounded(uint32_t shared, uint64_t& source, int64_t back_bytes,
+                                                 int rows_left, uint64_t existing) {
     static_assert(kRows % kStep == 0, "whole steps");
     unroll<0, kRows / kStep>([&](auto step) {
       constexpr int i = kRows / kStep - 1 - step;
       const bool exists = i * kStep < rows_left;
-      const char* row = exists ? source : existing;
+      const uint64_t row = exists ? source : existing;
       const uint32_t valid = exists ? swizzle::kChunkBytes : 0;
       unroll<0, kLines>([&](auto line) { ptx::cp_async_cg_16<to(i, line), from(line)>(shared, row, valid); });
       source = ptx::opaque(source + back_bytes);

@@ -16,6 +16,9 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+// Byte address within global memory, as the .global instructions below take it.
+__device__ __forceinline__ uint64_t global_address(const void* p) { return __cvta_generic_to_global(p); }
+
 // threadIdx.x, read afresh: a value needed only before and after a long loop is cheaper to read twice than to keep.
 __device__ __forceinline__ uint32_t reread_tid() {
   uint32_t tid;
@@ -23,11 +26,11 @@ __device__ __forceinline__ uint32_t reread_tid() {
   return tid;
 }
 
-// A pointer whose origin the compiler forgets (no instruction): keeps it from replacing a running address by multiples
+// An address whose origin the compiler forgets (no instruction): keeps it from replacing a running address by multiples
 // of its step, each of which would cost more registers and instructions than the step itself.
-__device__ __forceinline__ const char* opaque(const char* p) {
-  asm volatile("" : "+l"(p));
-  return p;
+__device__ __forceinline__ uint64_t opaque(uint64_t address) {
+  asm volatile("" : "+l"(address));
+  return address;
 }
 
 // ---- asynchronous copies ------------------------------------------------------------------------------------------
@@ -35,16 +38,16 @@ __device__ __forceinline__ const char* opaque(const char* p) {
 // cp.async.cg: 16 bytes global + kFrom → shared + kTo past L1; bytes from `valid` on are zero-filled and not read.
 // Scope: thread. Visible to the CTA after cp_async_wait_group and a barrier. Both addresses are multiples of 16.
 template <int kTo, int kFrom>
-__device__ __forceinline__ void cp_async_cg_16(uint32_t shared, const void* global, uint32_t valid) {
+__device__ __forceinline__ void cp_async_cg_16(uint32_t shared, uint64_t global, uint32_t valid) {
   asm volatile("cp.async.cg.shared.global [%0 + %2], [%1 + %3], 16, %4;"
-               :: "r"(shared), "l"(__cvta_generic_to_global(global)), "n"(kTo), "n"(kFrom), "r"(valid) : "memory");
+               :: "r"(shared), "l"(global), "n"(kTo), "n"(kFrom), "r"(valid) : "memory");
 }
 
 // cp.async.cg of all 16 bytes.
 template <int kTo, int kFrom>
-__device__ __forceinline__ void cp_async_cg_16(uint32_t shared, const void* global) {
+__device__ __forceinline__ void cp_async_cg_16(uint32_t shared, uint64_t global) {
   asm volatile("cp.async.cg.shared.global [%0 + %2], [%1 + %3], 16;"
-               :: "r"(shared), "l"(__cvta_generic_to_global(global)), "n"(kTo), "n"(kFrom) : "memory");
+               :: "r"(shared), "l"(global), "n"(kTo), "n"(kFrom) : "memory");
 }
 
 // cp.async.commit_group: closes the group of copies that this thread has issued since the last one.
@@ -151,13 +154,13 @@ __device__ __forceinline__ float rcp_approx_ftz(float x) {
 // red.or.b32, relaxed, visible to the whole GPU.
 __device__ __forceinline__ void red_or_b32(uint32_t* global, uint32_t value) {
   asm volatile("red.relaxed.gpu.global.or.b32 [%0], %1;"
-               :: "l"(__cvta_generic_to_global(global)), "r"(value) : "memory");
+               :: "l"(global_address(global)), "r"(value) : "memory");
 }
 
 // red.max.u64, relaxed, visible to the whole GPU.
 __device__ __forceinline__ void red_max_u64(uint64_t* global, uint64_t value) {
   asm volatile("red.relaxed.gpu.global.max.u64 [%0], %1;"
-               :: "l"(__cvta_generic_to_global(global)), "l"(value) : "memory");
+               :: "l"(global_address(global)), "l"(value) : "memory");
 }
 
 // ---- shuffles over the whole warp ---------------------------------------------------------------------------------
