@@ -1,6 +1,6 @@
 //! What the parser hands to the binder: PTX as written, with every name still a name.
 //!
-//! Nothing here knows which opcodes exist; that is the business of [`crate::isa`]. An instruction
+//! Nothing here knows which opcodes exist; that is the business of the instruction table. An instruction
 //! is its opcode with its modifiers in the order of the text, and its operands. Every node keeps
 //! the line it came from, so that later stages can point at it.
 

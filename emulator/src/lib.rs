@@ -1,5 +1,7 @@
 //! Runs CUDA's PTX on a CPU and reports what the hardware would silently get wrong.
 #![deny(unsafe_code)]
+// A lane's number indexes several registers at once, and masks of lanes.
+#![allow(clippy::needless_range_loop)]
 pub mod ast;
 mod bind;
 mod counters;
@@ -24,6 +26,6 @@ pub use device::{
     Module,
 };
 pub use gpu::Gpu;
-pub use isa::Class;
+pub use isa::{Class, InstructionInfo, instructions};
 pub use memory::MemoryError;
 pub use violation::{Access, EmulatorError, Kind, Space, Violation};

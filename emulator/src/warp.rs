@@ -278,22 +278,6 @@ pub(crate) trait Source: Copy {
     fn store(warp: &mut Warp<'_>, slot: u16, mask: u32, valid: u32, out: [Self; 32]);
 }
 
-/// Raw bits of a `.f16`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Half(pub u16);
-
-/// Raw bits of a `.bf16`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Bhalf(pub u16);
-
-/// Raw bits of two `.f16`, the first in the lower half.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Half2(pub u32);
-
-/// Raw bits of two `.bf16`, the first in the lower half.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Bhalf2(pub u32);
-
 macro_rules! lane {
     ($($T:ty, $zero:expr, $reg:ident, $set:ident, $valid:ident, $Raw:ty,
        |$raw:ident| $from:expr, |$value:ident| $to:expr;)+) => {$(
@@ -354,10 +338,6 @@ lane! {
     u32, 0, r32, set32, valid32, u32, |raw| raw, |value| value;
     i32, 0, r32, set32, valid32, u32, |raw| raw as i32, |value| value as u32;
     f32, 0.0, r32, set32, valid32, u32, |raw| f32::from_bits(raw), |value| value.to_bits();
-    Half, Half(0), r32, set32, valid32, u32, |raw| Half(raw as u16), |value| u32::from(value.0);
-    Bhalf, Bhalf(0), r32, set32, valid32, u32, |raw| Bhalf(raw as u16), |value| u32::from(value.0);
-    Half2, Half2(0), r32, set32, valid32, u32, |raw| Half2(raw), |value| value.0;
-    Bhalf2, Bhalf2(0), r32, set32, valid32, u32, |raw| Bhalf2(raw), |value| value.0;
     u64, 0, r64, set64, valid64, u64, |raw| raw, |value| value;
     i64, 0, r64, set64, valid64, u64, |raw| raw as i64, |value| value as u64;
     f64, 0.0, r64, set64, valid64, u64, |raw| f64::from_bits(raw), |value| value.to_bits();

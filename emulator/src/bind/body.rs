@@ -594,7 +594,7 @@ impl<'a> Binder<'a> {
         let outer = self.return_to.replace(end);
         self.depth += 1;
         let source = self.source;
-        for body in &function.body {
+        if let Some(body) = &function.body {
             self.block(body)?;
         }
         self.source = source;

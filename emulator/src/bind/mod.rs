@@ -16,7 +16,7 @@ use crate::isa::{Inst, Row};
 use crate::warp::Constants;
 
 pub(crate) use allocate::Layout;
-pub(crate) use scope::{Changing, Special};
+pub(crate) use scope::Special;
 
 /// A PTX text that cannot be loaded: what is wrong, where, and what could have stood there.
 #[derive(Debug, Clone, PartialEq, Eq)]

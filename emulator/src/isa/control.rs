@@ -43,7 +43,7 @@ pub(super) static ROWS: &[Row] = &[
 /// The row behind reads of `%clock` and its like.
 pub(crate) static READ_CLOCK: Row = row("mov", "Special Registers: %clock", Class::Move);
 
-/// Reads a [`Changing`](crate::bind::Changing) register, by its number in `inst.aux`.
+/// Reads a changing special register, by its number in `inst.aux`.
 pub(crate) fn read_clock() -> ExecFn {
     exec!(|w, i, m| {
         let clock = w.clock();

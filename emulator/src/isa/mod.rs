@@ -39,8 +39,8 @@
 //!   ones (ld, st, cvt); for these `f.dst_bits` / `f.src_bits` tell the register's width.
 //! * **The function** is made by a macro:
 //!   - [`lanes!`]`(|a: f32, b: f32| -> f32 { .. })` maps 1 to 4 sources to one destination, lane by
-//!     lane. Element types: `u8 i8 u16 i16 u32 i32 u64 i64 f32 f64`, `Half`, `Bhalf`, `Half2`,
-//!     `Bhalf2` (raw bits of f16, bf16 and their pairs), and `bool` for predicates, as source and as destination. Uninitialised
+//!     lane. Element types: `u8 i8 u16 i16 u32 i32 u64 i64 f32 f64`, the bits of halves and their
+//!     pairs as `u16` and `u32`, and `bool` for predicates, as source and as destination. Uninitialised
 //!     lanes are tracked for you.
 //!   - [`exec!`]`(|w, i, m| { .. Ok(Flow::Next) })` for all else: `w.get::<f32>(i.s[0])` gives 32
 //!     lanes, `w.put(i.d[0], m, valid, lanes)` writes those of mask `m`; `w.valid::<f32>(i.s[0])` says
@@ -103,12 +103,12 @@ pub(crate) mod prelude {
     pub(crate) use super::Arg::{A, D, DV, DW, I, Label, Opt, Pair, S, SV, SW};
     pub(crate) use super::Ty::{Is, Wide};
     pub(crate) use super::{
-        Arg, Class, Count, Exec, ExecFn, Flow, Form, Inst, Mod, Row, Step, T0, T1, T2, T3,
-        Together, Ty, exec, flag, lanes, maybe, need, one, per_flag, per_type, row, types,
+        Arg, Class, Count, ExecFn, Flow, Form, Inst, Mod, Row, Step, T0, T1, Together, exec, flag,
+        lanes, maybe, need, one, per_flag, per_type, row, types,
     };
     pub(crate) use crate::ast::Type::{self, *};
     pub(crate) use crate::violation::Kind;
-    pub(crate) use crate::warp::{Bhalf, Bhalf2, Half, Half2, Lane, Warp};
+    pub(crate) use crate::warp::{Lane, Warp};
 }
 
 /// What an instruction does to the lanes in `mask` (guard already applied, never empty unless the
@@ -239,6 +239,51 @@ impl std::fmt::Debug for Row {
     }
 }
 
+/// What the table says of an instruction that can be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InstructionInfo {
+    /// Opcode with its required modifiers, e.g. `shfl.sync`.
+    pub name: String,
+    /// Title of its section in the PTX ISA.
+    pub title: &'static str,
+    /// Execution unit.
+    pub class: Class,
+    /// Least architecture: 80 for `sm_80`; 0 for all.
+    pub sm: u32,
+    /// Least PTX version.
+    pub ptx: (u32, u32),
+}
+
+/// Every instruction that can be run, row by row of the table.
+pub fn instructions() -> Vec<InstructionInfo> {
+    let visible = |row: &&Row| !row.opcode.contains(' ');
+    let describe = |row: &Row| {
+        let needed = row.mods.iter().filter_map(|spec| match spec {
+            Mod::Need(token) => Some(*token),
+            _ => None,
+        });
+        let name = std::iter::once(row.opcode)
+            .chain(needed)
+            .collect::<Vec<_>>()
+            .join(".");
+        InstructionInfo {
+            name,
+            title: row.title,
+            class: row.class,
+            sm: row.since.0,
+            ptx: row.since.1,
+        }
+    };
+    FAMILIES
+        .iter()
+        .copied()
+        .flatten()
+        .filter(visible)
+        .map(describe)
+        .collect()
+}
+
 /// Starts a [`Row`].
 pub(crate) const fn row(opcode: &'static str, title: &'static str, class: Class) -> Row {
     Row {
@@ -341,10 +386,6 @@ pub(crate) enum Ty {
 pub(crate) const T0: Ty = Ty::T(0);
 /// The form's second type.
 pub(crate) const T1: Ty = Ty::T(1);
-/// The form's third type.
-pub(crate) const T2: Ty = Ty::T(2);
-/// The form's fourth type.
-pub(crate) const T3: Ty = Ty::T(3);
 
 /// Length of a vector operand.
 #[derive(Debug, Clone, Copy)]
@@ -544,8 +585,8 @@ macro_rules! rust_type {
     (B16) => { u16 }; (U16) => { u16 }; (S16) => { i16 };
     (B32) => { u32 }; (U32) => { u32 }; (S32) => { i32 };
     (B64) => { u64 }; (U64) => { u64 }; (S64) => { i64 };
-    (F16) => { $crate::warp::Half }; (F16x2) => { $crate::warp::Half2 };
-    (BF16) => { $crate::warp::Bhalf }; (BF16x2) => { $crate::warp::Bhalf2 };
+    (F16) => { u16 }; (F16x2) => { u32 };
+    (BF16) => { u16 }; (BF16x2) => { u32 };
     (F32) => { f32 }; (TF32) => { f32 }; (F64) => { f64 };
     (Pred) => { bool };
 }

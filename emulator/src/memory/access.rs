@@ -5,7 +5,7 @@
 
 use super::global::Allocation;
 use super::race::{Conflict, Touch};
-use super::{LOCAL_BASE, SHARED_BASE, Window};
+use super::{SHARED_BASE, Window};
 use crate::isa::Inst;
 use crate::memory::global::Kind as AllocationKind;
 use crate::violation::{Access, Fault, Kind, Space};
@@ -332,7 +332,8 @@ impl Warp<'_> {
         if addresses.low_bits & u64::from(bytes - 1) == 0 {
             return Ok(());
         }
-        let wrong = lanes_of(mask).filter(|lane| addresses.at[*lane] % u64::from(bytes) != 0);
+        let wrong =
+            lanes_of(mask).filter(|lane| !addresses.at[*lane].is_multiple_of(u64::from(bytes)));
         let lanes: u32 = wrong.fold(0, |lanes, lane| lanes | 1 << lane);
         let kind = Kind::Misaligned {
             space: space_name(space),

@@ -1,4 +1,4 @@
-//! Tokens to [`ast::Module`].
+//! Tokens to [`Module`].
 //!
 //! The parser knows PTX's grammar but none of its opcodes: an instruction is a word, its
 //! modifiers and operands of a few shapes. Directives are all known by name, and one that is not
