@@ -1,7 +1,8 @@
 //! The one module with unsafe code: it picks, once per process, whether the bodies of instructions
 //! run as compiled for the baseline or for AVX2 + FMA + F16C.
 //!
-//! Every body is an [`Exec`] whose `run` is `#[inline(always)]`; [`select`] instantiates it twice,
+//! Every body is an [`Exec`] whose `run` is `#[inline(always)]`; [`select`] instantiates it twice
+//! (and [`baseline`] once, for what no inner loop lives on),
 //! the second time inside a function with the wider target features. On two shared AVX2 cores that
 //! makes integer lanes 1.5x and `f32` lanes about 8x faster than the baseline, which has no fused
 //! multiply-add.
@@ -16,6 +17,11 @@ pub(crate) fn select<E: Exec>() -> ExecFn {
     if wide() {
         return on_avx2::<E>;
     }
+    plain::<E>
+}
+
+/// The body of `E` as compiled for any processor.
+pub(crate) fn baseline<E: Exec>() -> ExecFn {
     plain::<E>
 }
 

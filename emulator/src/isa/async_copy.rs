@@ -57,21 +57,25 @@ pub(super) static ROWS: &[Row] = &[
     )
     .since(80, 7, 0)
     .exec(|_| {
-        Some(exec!(|w, _i, m| {
-            w.copies.commit(m);
-            Ok(Flow::Next)
-        }))
+        Some(exec!(
+            cold | w,
+            _i,
+            m | {
+                w.copies.commit(m);
+                Ok(Flow::Next)
+            }
+        ))
     }),
     row("cp.async.wait_group", "cp.async.wait_group", Class::Async)
         .args(&[I])
         .since(80, 7, 0)
         .exec(|f| {
             let &[groups] = f.imm else { return None };
-            (groups >= 0).then(|| exec!(|w, i, m| complete(w, m, Some(i.imm[0] as u64))))
+            (groups >= 0).then(|| exec!(cold | w, i, m | complete(w, m, Some(i.imm[0] as u64))))
         }),
     row("cp.async.wait_all", "cp.async.wait_all", Class::Async)
         .since(80, 7, 0)
-        .exec(|_| Some(exec!(|w, _i, m| complete(w, m, None)))),
+        .exec(|_| Some(exec!(cold | w, _i, m | complete(w, m, None)))),
 ];
 
 /// A copy that a warp has issued and not yet waited for.
@@ -123,7 +127,7 @@ fn copy(f: &mut Form<'_>, behind: u64) -> Option<ExecFn> {
     }
     let wide = |k: usize| u64::from(f.src_bits.get(k) == Some(&64));
     f.aux = behind | wide(0) << 2 | wide(1) << 3;
-    Some(exec!(|w, i, m| issue(w, i, m)))
+    Some(exec!(cold | w, i, m | issue(w, i, m)))
 }
 
 #[inline(always)]

@@ -117,7 +117,7 @@ fn atomic(f: &mut Form<'_>, reduction: u64) -> Option<ExecFn> {
     let address = 0;
     let wide = u64::from(f.src_bits.get(address) == Some(&64));
     f.aux = op | value << 8 | u64::from(place) << 16 | wide << 24 | reduction << 25;
-    Some(exec!(|w, i, m| run(w, i, m)))
+    Some(exec!(cold | w, i, m | run(w, i, m)))
 }
 
 /// An atomic operation with its operands.

@@ -130,12 +130,12 @@ pub(super) static ROWS: &[Row] = &[
     row("popc", "Integer Arithmetic Instructions: popc", Class::Int)
         .mods(&[types(&[B32, B64])])
         .args(&[D(Is(U32)), S(T0)])
-        .exec(|f| per_type!(f.ty(0), T in [B32 B64] => lanes!(|a: T| -> u32 { a.count_ones() }))),
+        .exec(|f| per_type!(f.ty(0), T in [B32 B64] => lanes!(cold |a: T| -> u32 { a.count_ones() }))),
     row("clz", "Integer Arithmetic Instructions: clz", Class::Int)
         .mods(&[types(&[B32, B64])])
         .args(&[D(Is(U32)), S(T0)])
         .exec(
-            |f| per_type!(f.ty(0), T in [B32 B64] => lanes!(|a: T| -> u32 { a.leading_zeros() })),
+            |f| per_type!(f.ty(0), T in [B32 B64] => lanes!(cold |a: T| -> u32 { a.leading_zeros() })),
         ),
     row(
         "bfind",
@@ -146,7 +146,7 @@ pub(super) static ROWS: &[Row] = &[
     .args(&[D(Is(U32)), S(T0)])
     .exec(|f| {
         per_flag!(f.has("shiftamt"), SHIFT => per_type!(f.ty(0), T in [U32 U64 S32 S64] =>
-        lanes!(|a: T| -> u32 {
+        lanes!(cold |a: T| -> u32 {
             // The highest bit that is not the sign.
             let zeros = (a ^ a.right(T::BITS)).leading_zeros();
             match zeros {
@@ -161,33 +161,33 @@ pub(super) static ROWS: &[Row] = &[
         .args(&[D(Is(B32)), S(Is(B32)), S(Is(B32)), S(Is(S32))])
         .since(30, 6, 0)
         .exec(|_| {
-            Some(lanes!(|mask: u32, base: u32, offset: i32| -> u32 {
+            Some(lanes!(cold |mask: u32, base: u32, offset: i32| -> u32 {
                 find_nth_set(mask, base, offset)
             }))
         }),
     row("brev", "Integer Arithmetic Instructions: brev", Class::Int)
         .mods(&[types(&[B32, B64])])
         .args(&[D(T0), S(T0)])
-        .exec(|f| per_type!(f.ty(0), T in [B32 B64] => lanes!(|a: T| -> T { a.reverse_bits() }))),
+        .exec(|f| per_type!(f.ty(0), T in [B32 B64] => lanes!(cold |a: T| -> T { a.reverse_bits() }))),
     row("bfe", "Integer Arithmetic Instructions: bfe", Class::Int)
         .mods(&[types(&[U32, U64, S32, S64])])
         .args(&[D(T0), S(T0), S(Is(U32)), S(Is(U32))])
         .exec(|f| match f.ty(0) {
-            S32 => Some(lanes!(|a: i32, b: u32, c: u32| -> i32 {
+            S32 => Some(lanes!(cold |a: i32, b: u32, c: u32| -> i32 {
                 extract_signed!(i32, u32, a, b, c)
             })),
-            S64 => Some(lanes!(|a: i64, b: u32, c: u32| -> i64 {
+            S64 => Some(lanes!(cold |a: i64, b: u32, c: u32| -> i64 {
                 extract_signed!(i64, u64, a, b, c)
             })),
             t => per_type!(t, T in [U32 U64] =>
-                lanes!(|a: T, b: u32, c: u32| -> T { extract(a, b, c) })),
+                lanes!(cold |a: T, b: u32, c: u32| -> T { extract(a, b, c) })),
         }),
     row("bfi", "Integer Arithmetic Instructions: bfi", Class::Int)
         .mods(&[types(&[B32, B64])])
         .args(&[D(T0), S(T0), S(T0), S(Is(U32)), S(Is(U32))])
         .exec(|f| {
             per_type!(f.ty(0), T in [B32 B64] =>
-                lanes!(|a: T, b: T, c: u32, d: u32| -> T { insert(a, b, c, d) }))
+                lanes!(cold |a: T, b: T, c: u32, d: u32| -> T { insert(a, b, c, d) }))
         }),
     row("bmsk", "Integer Arithmetic Instructions: bmsk", Class::Int)
         .mods(&[one("mode", &["clamp", "wrap"]), types(&[B32])])
@@ -195,7 +195,7 @@ pub(super) static ROWS: &[Row] = &[
         .since(70, 7, 6)
         .exec(|f| {
             per_flag!(f.has("wrap"), WRAP =>
-                Some(lanes!(|a: u32, b: u32| -> u32 { mask_bits::<WRAP>(a, b) })))
+                Some(lanes!(cold |a: u32, b: u32| -> u32 { mask_bits::<WRAP>(a, b) })))
         }),
     row(
         "szext",
@@ -207,10 +207,10 @@ pub(super) static ROWS: &[Row] = &[
     .since(70, 7, 6)
     .exec(|f| {
         per_flag!(f.has("wrap"), WRAP => match f.ty(0) {
-            U32 => Some(lanes!(|a: u32, b: u32| -> u32 {
+            U32 => Some(lanes!(cold |a: u32, b: u32| -> u32 {
                 a & mask_bits::<WRAP>(0, b)
             })),
-            _ => Some(lanes!(|a: i32, b: u32| -> i32 {
+            _ => Some(lanes!(cold |a: i32, b: u32| -> i32 {
                 let length = if WRAP { b & 31 } else { b };
                 let unused = 32u32.saturating_sub(length);
                 a.left(unused).right(unused)

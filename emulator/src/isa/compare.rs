@@ -43,9 +43,11 @@ pub(super) static ROWS: &[Row] = &[
         .args(&[PAIR, S(T0), S(T0), COMBINED])
         .exec(|f| {
             note(f)?;
-            Some(exec!(|w, i, m| setp::<f64>(w, i, m, |a, b| related(
-                i.aux, a, b
-            ))))
+            Some(exec!(
+                cold | w,
+                i,
+                m | setp::<f64>(w, i, m, |a, b| related(i.aux, a, b))
+            ))
         }),
     row("setp", HALF_SETP, Class::Half)
         .mods(&[one("cmp", FLOAT_ORDERS), BOOL, flag("ftz"), types(&[F16])])
@@ -53,7 +55,7 @@ pub(super) static ROWS: &[Row] = &[
         .since(53, 4, 2)
         .exec(|f| {
             note(f)?;
-            Some(exec!(|w, i, m| setp_one(w, i, m, value_f16)))
+            Some(exec!(cold | w, i, m | setp_one(w, i, m, value_f16)))
         }),
     row("setp", HALF_SETP, Class::Half)
         .mods(&[one("cmp", FLOAT_ORDERS), BOOL, flag("ftz"), types(&[F16x2])])
@@ -61,7 +63,7 @@ pub(super) static ROWS: &[Row] = &[
         .since(53, 4, 2)
         .exec(|f| {
             note(f)?;
-            Some(exec!(|w, i, m| setp_two(w, i, m, value_f16)))
+            Some(exec!(cold | w, i, m | setp_two(w, i, m, value_f16)))
         }),
     row("setp", HALF_SETP, Class::Half)
         .mods(&[one("cmp", FLOAT_ORDERS), BOOL, types(&[BF16])])
@@ -69,7 +71,7 @@ pub(super) static ROWS: &[Row] = &[
         .since(90, 7, 8)
         .exec(|f| {
             note(f)?;
-            Some(exec!(|w, i, m| setp_one(w, i, m, value_bf16)))
+            Some(exec!(cold | w, i, m | setp_one(w, i, m, value_bf16)))
         }),
     row("setp", HALF_SETP, Class::Half)
         .mods(&[one("cmp", FLOAT_ORDERS), BOOL, types(&[BF16x2])])
@@ -77,7 +79,7 @@ pub(super) static ROWS: &[Row] = &[
         .since(90, 7, 8)
         .exec(|f| {
             note(f)?;
-            Some(exec!(|w, i, m| setp_two(w, i, m, value_bf16)))
+            Some(exec!(cold | w, i, m | setp_two(w, i, m, value_bf16)))
         }),
     row("set", SET, Class::Int)
         .mods(&[
@@ -131,14 +133,22 @@ pub(super) static ROWS: &[Row] = &[
     ])])
     .args(&[D(T0), S(T0), S(T0), S(Is(Pred))])
     .exec(|f| match f.ty(0).bits() {
-        64 => Some(exec!(|w, i, m| {
-            let (chosen, known) = (w.pred(i, 2), w.valid_pred(i.s[2]));
-            select::<u64>(w, i, m, chosen, known)
-        })),
-        _ => Some(exec!(|w, i, m| {
-            let (chosen, known) = (w.pred(i, 2), w.valid_pred(i.s[2]));
-            select::<u32>(w, i, m, chosen, known)
-        })),
+        64 => Some(exec!(
+            cold | w,
+            i,
+            m | {
+                let (chosen, known) = (w.pred(i, 2), w.valid_pred(i.s[2]));
+                select::<u64>(w, i, m, chosen, known)
+            }
+        )),
+        _ => Some(exec!(
+            cold | w,
+            i,
+            m | {
+                let (chosen, known) = (w.pred(i, 2), w.valid_pred(i.s[2]));
+                select::<u32>(w, i, m, chosen, known)
+            }
+        )),
     }),
     row(
         "slct",
@@ -158,11 +168,11 @@ pub(super) static ROWS: &[Row] = &[
         }
         // A flushed number is a zero, which is not negative.
         per_flag!(is_float, FLOAT => per_flag!(f.has("ftz"), FTZ => match f.ty(0).bits() {
-            64 => Some(exec!(|w, i, m| {
+            64 => Some(exec!(cold |w, i, m| {
                 let chosen = at_least_zero::<FLOAT, FTZ>(w, i);
                 select::<u64>(w, i, m, chosen, w.valid32(i.s[2]))
             })),
-            _ => Some(exec!(|w, i, m| {
+            _ => Some(exec!(cold |w, i, m| {
                 let chosen = at_least_zero::<FLOAT, FTZ>(w, i);
                 select::<u32>(w, i, m, chosen, w.valid32(i.s[2]))
             })),
@@ -245,23 +255,23 @@ fn setp_integer(f: &mut Form<'_>) -> Option<ExecFn> {
     }
     if relations == EQUAL {
         return match f.ty(0).bits() {
-            16 => Some(exec!(|w, i, m| setp::<u16>(w, i, m, |a, b| a == b))),
-            32 => Some(exec!(|w, i, m| setp::<u32>(w, i, m, |a, b| a == b))),
-            _ => Some(exec!(|w, i, m| setp::<u64>(w, i, m, |a, b| a == b))),
+            16 => Some(exec!(cold | w, i, m | setp::<u16>(w, i, m, |a, b| a == b))),
+            32 => Some(exec!(cold | w, i, m | setp::<u32>(w, i, m, |a, b| a == b))),
+            _ => Some(exec!(cold | w, i, m | setp::<u64>(w, i, m, |a, b| a == b))),
         };
     }
     per_flag!(relations == LESS, STRICT => per_type!(f.ty(0), T in [U16 U32 U64 S16 S32 S64] =>
-        exec!(|w, i, m| setp::<T>(w, i, m, |a, b| if STRICT { a < b } else { a <= b }))))
+        exec!(cold |w, i, m| setp::<T>(w, i, m, |a, b| if STRICT { a < b } else { a <= b }))))
 }
 
 /// Compiles a comparison of `f32` for each of these sets of relations, and one for any.
 macro_rules! compiled {
     ($relations:expr, $FTZ:ident, [$($known:expr),+]) => {
         match $relations {
-            $(known if known == $known => exec!(|w, i, m| setp::<f32>(w, i, m, |a, b| {
+            $(known if known == $known => exec!(cold |w, i, m| setp::<f32>(w, i, m, |a, b| {
                 related($known, flush::<$FTZ>(a), flush::<$FTZ>(b))
             })),)+
-            _ => exec!(|w, i, m| setp::<f32>(w, i, m, |a, b| {
+            _ => exec!(cold |w, i, m| setp::<f32>(w, i, m, |a, b| {
                 related(i.aux, flush::<$FTZ>(a), flush::<$FTZ>(b))
             })),
         }
@@ -382,21 +392,25 @@ fn set(f: &mut Form<'_>) -> Option<ExecFn> {
         B32 => U32,
         B64 => U64,
         F32 => {
-            return Some(exec!(|w, i, m| set_lanes::<f32>(w, i, m, |a, b| {
-                let value = |x| {
-                    if i.aux & FLUSH != 0 {
-                        flush::<true>(x)
-                    } else {
-                        x
-                    }
-                };
-                related(i.aux, value(a), value(b))
-            })));
+            return Some(exec!(
+                cold | w,
+                i,
+                m | set_lanes::<f32>(w, i, m, |a, b| {
+                    let value = |x| {
+                        if i.aux & FLUSH != 0 {
+                            flush::<true>(x)
+                        } else {
+                            x
+                        }
+                    };
+                    related(i.aux, value(a), value(b))
+                })
+            ));
         }
         other => other,
     };
     per_type!(compared, T in [U16 U32 U64 S16 S32 S64 F64] =>
-        exec!(|w, i, m| set_lanes::<T>(w, i, m, |a, b| related(i.aux, a, b))))
+        exec!(cold |w, i, m| set_lanes::<T>(w, i, m, |a, b| related(i.aux, a, b))))
 }
 
 /// `set` of halves and their pairs.
@@ -411,10 +425,26 @@ fn set_half(f: &mut Form<'_>) -> Option<ExecFn> {
     f.aux = truth(to).filter(|_| fits)?;
     note(f)?;
     match from {
-        F16 => Some(exec!(|w, i, m| set_halves::<false>(w, i, m, value_f16))),
-        F16x2 => Some(exec!(|w, i, m| set_halves::<true>(w, i, m, value_f16))),
-        BF16 => Some(exec!(|w, i, m| set_halves::<false>(w, i, m, value_bf16))),
-        _ => Some(exec!(|w, i, m| set_halves::<true>(w, i, m, value_bf16))),
+        F16 => Some(exec!(
+            cold | w,
+            i,
+            m | set_halves::<false>(w, i, m, value_f16)
+        )),
+        F16x2 => Some(exec!(
+            cold | w,
+            i,
+            m | set_halves::<true>(w, i, m, value_f16)
+        )),
+        BF16 => Some(exec!(
+            cold | w,
+            i,
+            m | set_halves::<false>(w, i, m, value_bf16)
+        )),
+        _ => Some(exec!(
+            cold | w,
+            i,
+            m | set_halves::<true>(w, i, m, value_bf16)
+        )),
     }
 }
 

@@ -6,7 +6,7 @@ pub(super) static ROWS: &[Row] = &[
     row("bra", "Control Flow Instructions: bra", Class::Control)
         .mods(&[flag("uni")])
         .args(&[Label])
-        .exec(|_| Some(exec!(|_w, _i, _m| Ok(Flow::Jump)))),
+        .exec(|_| Some(exec!(cold | _w, _i, _m | Ok(Flow::Jump)))),
     // `brx.idx`, whose table of labels the binder has taken off.
     row(
         "brx idx",
@@ -15,16 +15,16 @@ pub(super) static ROWS: &[Row] = &[
     )
     .mods(&[flag("uni")])
     .args(&[S(Is(U32))])
-    .exec(|_| Some(exec!(|w, i, m| indexed(w, i, m)))),
+    .exec(|_| Some(exec!(cold | w, i, m | indexed(w, i, m)))),
     row("exit", "Control Flow Instructions: exit", Class::Control)
-        .exec(|_| Some(exec!(|_w, _i, _m| Ok(Flow::Exit)))),
+        .exec(|_| Some(exec!(cold | _w, _i, _m | Ok(Flow::Exit)))),
     row("ret", "Control Flow Instructions: ret", Class::Control)
         .mods(&[flag("uni")])
-        .exec(|_| Some(exec!(|_w, _i, _m| Ok(Flow::Exit)))),
+        .exec(|_| Some(exec!(cold | _w, _i, _m | Ok(Flow::Exit)))),
     row("trap", "Miscellaneous Instructions: trap", Class::Control)
-        .exec(|_| Some(exec!(|w, _i, m| Err(w.fault(Kind::Trap, m))))),
+        .exec(|_| Some(exec!(cold | w, _i, m | Err(w.fault(Kind::Trap, m))))),
     row("brkpt", "Miscellaneous Instructions: brkpt", Class::Control)
-        .exec(|_| Some(exec!(|_w, _i, _m| Ok(Flow::Next)))),
+        .exec(|_| Some(exec!(cold | _w, _i, _m | Ok(Flow::Next)))),
     row(
         "nanosleep",
         "Miscellaneous Instructions: nanosleep",
@@ -33,11 +33,11 @@ pub(super) static ROWS: &[Row] = &[
     .mods(&[types(&[U32])])
     .args(&[S(T0)])
     .since(70, 6, 3)
-    .exec(|_| Some(exec!(|_w, _i, _m| Ok(Flow::Next)))),
+    .exec(|_| Some(exec!(cold | _w, _i, _m | Ok(Flow::Next)))),
     // A call of `__assertfail`; operands are the addresses of its arguments in local memory.
     row(" assert", "System calls: __assertfail", Class::Control)
         .args(&[I, Opt(&I), Opt(&I)])
-        .exec(|_| Some(exec!(|w, i, m| assertion(w, i, m)))),
+        .exec(|_| Some(exec!(cold | w, i, m | assertion(w, i, m)))),
 ];
 
 /// The row behind reads of `%clock` and its like.
@@ -45,15 +45,19 @@ pub(crate) static READ_CLOCK: Row = row("mov", "Special Registers: %clock", Clas
 
 /// Reads a changing special register, by its number in `inst.aux`.
 pub(crate) fn read_clock() -> ExecFn {
-    exec!(|w, i, m| {
-        let clock = w.clock();
-        match i.aux {
-            0 | 4 => w.put(i.d[0], m, u32::MAX, [clock as u32; 32]),
-            1 | 5 => w.put(i.d[0], m, u32::MAX, [(clock >> 32) as u32; 32]),
-            _ => w.put(i.d[0], m, u32::MAX, [clock; 32]),
+    exec!(
+        cold | w,
+        i,
+        m | {
+            let clock = w.clock();
+            match i.aux {
+                0 | 4 => w.put(i.d[0], m, u32::MAX, [clock as u32; 32]),
+                1 | 5 => w.put(i.d[0], m, u32::MAX, [(clock >> 32) as u32; 32]),
+                _ => w.put(i.d[0], m, u32::MAX, [clock; 32]),
+            }
+            Ok(Flow::Next)
         }
-        Ok(Flow::Next)
-    })
+    )
 }
 
 /// The opcode behind a function that the system provides.

@@ -114,9 +114,9 @@ pub(super) static ROWS: &[Row] = &[
             f.aux = limits(f);
             let format = format(f.ty(0))?;
             if format == soft::F16 {
-                Some(exec!(|w, i, m| narrow_limited::<1, true>(w, i, m)))
+                Some(exec!(cold | w, i, m | narrow_limited::<1, true>(w, i, m)))
             } else {
-                Some(exec!(|w, i, m| narrow_limited::<1, false>(w, i, m)))
+                Some(exec!(cold | w, i, m | narrow_limited::<1, false>(w, i, m)))
             }
         }),
     row("cvt", TITLE, Class::Convert)
@@ -139,8 +139,8 @@ pub(super) static ROWS: &[Row] = &[
                 (_, 0) => Some(lanes!(|a: f32, b: f32| -> u32 {
                     u32::from(narrow_bf16(a)) << 16 | u32::from(narrow_bf16(b))
                 })),
-                (F16x2, _) => Some(exec!(|w, i, m| narrow_limited::<2, true>(w, i, m))),
-                _ => Some(exec!(|w, i, m| narrow_limited::<2, false>(w, i, m))),
+                (F16x2, _) => Some(exec!(cold | w, i, m | narrow_limited::<2, true>(w, i, m))),
+                _ => Some(exec!(cold | w, i, m | narrow_limited::<2, false>(w, i, m))),
             }
         }),
     row("cvt", TITLE, Class::Convert)
@@ -154,7 +154,7 @@ pub(super) static ROWS: &[Row] = &[
         .since(80, 7, 0)
         .exec(|f| {
             per_flag!(f.has("satfinite"), SATFINITE =>
-                Some(lanes!(|a: u32| -> u32 { to_tf32::<SATFINITE>(a) })))
+                Some(lanes!(cold |a: u32| -> u32 { to_tf32::<SATFINITE>(a) })))
         }),
     row("cvt", TITLE, Class::Convert)
         .mods(&[
@@ -168,11 +168,11 @@ pub(super) static ROWS: &[Row] = &[
         .since(89, 8, 1)
         .exec(|f| {
             per_flag!(f.has("relu"), RELU => match f.ty(0) {
-                E4M3x2 => Some(lanes!(|a: f32, b: f32| -> u16 {
+                E4M3x2 => Some(lanes!(cold |a: f32, b: f32| -> u16 {
                     let one = |x| u16::from(relu8::<RELU>(narrow_e4m3(x)));
                     one(a) << 8 | one(b)
                 })),
-                _ => Some(lanes!(|a: f32, b: f32| -> u16 {
+                _ => Some(lanes!(cold |a: f32, b: f32| -> u16 {
                     let one = |x| u16::from(relu8::<RELU>(narrow_e5m2(x)));
                     one(a) << 8 | one(b)
                 })),
@@ -190,11 +190,11 @@ pub(super) static ROWS: &[Row] = &[
         .since(89, 8, 1)
         .exec(|f| {
             per_flag!(f.has("relu"), RELU => match f.ty(0) {
-                E4M3x2 => Some(lanes!(|a: u32| -> u16 {
+                E4M3x2 => Some(lanes!(cold |a: u32| -> u16 {
                     let one = |half| u16::from(relu8::<RELU>(narrow_e4m3(widen_f16(half))));
                     one((a >> 16) as u16) << 8 | one(a as u16)
                 })),
-                _ => Some(lanes!(|a: u32| -> u16 {
+                _ => Some(lanes!(cold |a: u32| -> u16 {
                     let one = |half| u16::from(relu8::<RELU>(narrow_e5m2(widen_f16(half))));
                     one((a >> 16) as u16) << 8 | one(a as u16)
                 })),
@@ -211,11 +211,11 @@ pub(super) static ROWS: &[Row] = &[
         .since(89, 8, 1)
         .exec(|f| {
             per_flag!(f.has("relu"), RELU => match f.ty(1) {
-                E4M3x2 => Some(lanes!(|a: u16| -> u32 {
+                E4M3x2 => Some(lanes!(cold |a: u16| -> u32 {
                     let one = |code| u32::from(relu16::<RELU>(e4m3_to_f16(code)));
                     one((a >> 8) as u8) << 16 | one(a as u8)
                 })),
-                _ => Some(lanes!(|a: u16| -> u32 {
+                _ => Some(lanes!(cold |a: u16| -> u32 {
                     let one = |code| u32::from(relu16::<RELU>(e5m2_to_f16(code)));
                     one((a >> 8) as u8) << 16 | one(a as u8)
                 })),
@@ -393,37 +393,45 @@ fn integers(f: &mut Form<'_>) -> Option<ExecFn> {
         let ((low, high), (least, most)) = (range(from), range(to));
         // Only where there is something to saturate.
         return (low < least || high > most).then(|| {
-            exec!(|w, i, m| {
-                let spec = Spec::of(i);
-                let (values, valid) = read_integers(w, i, spec);
-                let (least, most) = range(spec.to);
-                let unsigned = spec.from == U64;
-                let out = values.map(|value| {
-                    let value = if unsigned {
-                        i128::from(value as u64)
-                    } else {
-                        i128::from(value)
-                    };
-                    value.clamp(least, most) as i64
-                });
-                write_integers(w, i, m, valid, spec, out)
-            })
+            exec!(
+                cold | w,
+                i,
+                m | {
+                    let spec = Spec::of(i);
+                    let (values, valid) = read_integers(w, i, spec);
+                    let (least, most) = range(spec.to);
+                    let unsigned = spec.from == U64;
+                    let out = values.map(|value| {
+                        let value = if unsigned {
+                            i128::from(value as u64)
+                        } else {
+                            i128::from(value)
+                        };
+                        value.clamp(least, most) as i64
+                    });
+                    write_integers(w, i, m, valid, spec, out)
+                }
+            )
         });
     }
     let exact = f.src_bits.first() == Some(&from.bits()) && f.dst_bits.first() == Some(&to.bits());
     if exact && from.bits() > 8 && to.bits() > 8 {
         // What a register of the destination's width holds depends on the source's sign only.
         return per_type!(from, A in [U16 U32 U64 S16 S32 S64] => match to.bits() {
-            16 => lanes!(|a: A| -> u16 { a as u16 }),
-            32 => lanes!(|a: A| -> u32 { a as u32 }),
-            _ => lanes!(|a: A| -> u64 { a as u64 }),
+            16 => lanes!(cold |a: A| -> u16 { a as u16 }),
+            32 => lanes!(cold |a: A| -> u32 { a as u32 }),
+            _ => lanes!(cold |a: A| -> u64 { a as u64 }),
         });
     }
-    Some(exec!(|w, i, m| {
-        let spec = Spec::of(i);
-        let (values, valid) = read_integers(w, i, spec);
-        write_integers(w, i, m, valid, spec, values)
-    }))
+    Some(exec!(
+        cold | w,
+        i,
+        m | {
+            let spec = Spec::of(i);
+            let (values, valid) = read_integers(w, i, spec);
+            write_integers(w, i, m, valid, spec, values)
+        }
+    ))
 }
 
 /// Reads floats as `f64`, which holds all of them.
@@ -462,8 +470,8 @@ fn write_floats(w: &mut Warp<'_>, i: &Inst, m: u32, valid: u32, to: Type, out: [
 macro_rules! f32_to_integer {
     ($f:expr, |$x:ident| $round:expr) => {
         match $f.ty(0) {
-            S32 => Some(lanes!(|$x: f32| -> i32 { $round as i32 })),
-            _ => Some(lanes!(|$x: f32| -> u32 { $round as u32 })),
+            S32 => Some(lanes!(cold |$x: f32| -> i32 { $round as i32 })),
+            _ => Some(lanes!(cold |$x: f32| -> u32 { $round as u32 })),
         }
     };
 }
@@ -487,29 +495,33 @@ fn float_to_integer(f: &mut Form<'_>) -> Option<ExecFn> {
             _ => f32_to_integer!(f, |x| x.ceil()),
         };
     }
-    Some(exec!(|w, i, m| {
-        let spec = Spec::of(i);
-        let (values, valid) = read_floats(w, i, spec);
-        let bits = spec.to.bits();
-        let of_nan = if spec.from == F64 || bits == 64 {
-            1i64 << (bits - 1)
-        } else {
-            0
-        };
-        let (least, most) = range(spec.to);
-        let unsigned = spec.to == U64;
-        let out = values.map(|value| {
-            let rounded = integral(value, spec.rounding);
-            if value.is_nan() {
-                of_nan
-            } else if unsigned {
-                rounded as u64 as i64
+    Some(exec!(
+        cold | w,
+        i,
+        m | {
+            let spec = Spec::of(i);
+            let (values, valid) = read_floats(w, i, spec);
+            let bits = spec.to.bits();
+            let of_nan = if spec.from == F64 || bits == 64 {
+                1i64 << (bits - 1)
             } else {
-                (rounded as i64).clamp(least as i64, most as i64)
-            }
-        });
-        write_integers(w, i, m, valid, spec, out)
-    }))
+                0
+            };
+            let (least, most) = range(spec.to);
+            let unsigned = spec.to == U64;
+            let out = values.map(|value| {
+                let rounded = integral(value, spec.rounding);
+                if value.is_nan() {
+                    of_nan
+                } else if unsigned {
+                    rounded as u64 as i64
+                } else {
+                    (rounded as i64).clamp(least as i64, most as i64)
+                }
+            });
+            write_integers(w, i, m, valid, spec, out)
+        }
+    ))
 }
 
 /// From integers to floats.
@@ -524,35 +536,39 @@ fn integer_to_float(f: &mut Form<'_>) -> Option<ExecFn> {
     match to {
         F32 if is_plain && from.bits() > 8 => {
             return per_type!(from, A in [U16 U32 U64 S16 S32 S64] =>
-                lanes!(|a: A| -> f32 { a as f32 }));
+                lanes!(cold |a: A| -> f32 { a as f32 }));
         }
         F64 if is_plain && from.bits() > 8 => {
             return per_type!(from, A in [U16 U32 U64 S16 S32 S64] =>
-                lanes!(|a: A| -> f64 { a as f64 }));
+                lanes!(cold |a: A| -> f64 { a as f64 }));
         }
         // Integers that `f32` cannot hold are infinite as `f16`, so nothing is rounded twice.
         F16 if is_plain && matches!(from, S16 | U16 | S32 | U32) => {
             return per_type!(from, A in [U16 U32 S16 S32] =>
-                lanes!(|a: A| -> u16 { narrow_f16(a as f32) }));
+                lanes!(cold |a: A| -> u16 { narrow_f16(a as f32) }));
         }
         _ => {}
     }
-    Some(exec!(|w, i, m| {
-        let spec = Spec::of(i);
-        let (values, valid) = read_integers(w, i, spec);
-        let format = format(spec.to).unwrap_or(soft::F32);
-        let unsigned = spec.from == U64;
-        let out = values.map(|value| {
-            let value = if unsigned {
-                i128::from(value as u64)
-            } else {
-                i128::from(value)
-            };
-            let value = if spec.sat { value.clamp(0, 1) } else { value };
-            Exact::from_integer(value).round(format, spec.rounding)
-        });
-        write_floats(w, i, m, valid, spec.to, out)
-    }))
+    Some(exec!(
+        cold | w,
+        i,
+        m | {
+            let spec = Spec::of(i);
+            let (values, valid) = read_integers(w, i, spec);
+            let format = format(spec.to).unwrap_or(soft::F32);
+            let unsigned = spec.from == U64;
+            let out = values.map(|value| {
+                let value = if unsigned {
+                    i128::from(value as u64)
+                } else {
+                    i128::from(value)
+                };
+                let value = if spec.sat { value.clamp(0, 1) } else { value };
+                Exact::from_integer(value).round(format, spec.rounding)
+            });
+            write_floats(w, i, m, valid, spec.to, out)
+        }
+    ))
 }
 
 /// Between floats.
@@ -586,8 +602,8 @@ fn floats(f: &mut Form<'_>) -> Option<ExecFn> {
             }))))
         }
         (F32, F64) if near => per_flag!(ftz, FTZ => per_flag!(sat, SAT =>
-            Some(lanes!(|a: f64| -> f32 { to_f32::<FTZ, SAT>(a as f32) })))),
-        (F64, F32) if !sat => per_flag!(ftz, FTZ => Some(lanes!(|a: f32| -> f64 {
+            Some(lanes!(cold |a: f64| -> f32 { to_f32::<FTZ, SAT>(a as f32) })))),
+        (F64, F32) if !sat => per_flag!(ftz, FTZ => Some(lanes!(cold |a: f32| -> f64 {
             f64::from(flush::<FTZ>(a))
         }))),
         (F16, F32) if near => per_flag!(sat, SAT => Some(lanes!(|a: f32| -> u16 {
@@ -596,7 +612,7 @@ fn floats(f: &mut Form<'_>) -> Option<ExecFn> {
         (BF16, F32) if near && !sat => {
             per_flag!(ftz, FTZ => Some(lanes!(|a: f32| -> u16 { narrow_bf16(flush::<FTZ>(a)) })))
         }
-        _ => Some(exec!(|w, i, m| convert_floats(w, i, m))),
+        _ => Some(exec!(cold | w, i, m | convert_floats(w, i, m))),
     }
 }
 

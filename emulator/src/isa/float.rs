@@ -55,7 +55,7 @@ macro_rules! f64_form {
                 $exact
             })))
         } else {
-            Some(lanes!(|$($a: f64),+| -> f64 { nan64(&[$($a),+], $near) }))
+            Some(lanes!(cold |$($a: f64),+| -> f64 { nan64(&[$($a),+], $near) }))
         }
     };
 }
@@ -128,7 +128,7 @@ pub(super) static ROWS: &[Row] = &[
     row("copysign", "Floating Point Instructions: copysign", Class::Float)
         .mods(&[types(&[F32, F64])])
         .args(&[D(T0), S(T0), S(T0)])
-        .exec(|f| per_type!(f.ty(0), T in [F32 F64] => lanes!(|a: T, b: T| -> T { b.copysign(a) }))),
+        .exec(|f| per_type!(f.ty(0), T in [F32 F64] => lanes!(cold |a: T, b: T| -> T { b.copysign(a) }))),
     row("testp", "Floating Point Instructions: testp", Class::Float)
         .mods(&[
             one("is", &["finite", "infinite", "number", "notanumber", "normal", "subnormal"]),
@@ -136,18 +136,18 @@ pub(super) static ROWS: &[Row] = &[
         ])
         .args(&[D(Is(Pred)), S(T0)])
         .exec(|f| match f.one("is")? {
-            "finite" => per_type!(f.ty(0), T in [F32 F64] => lanes!(|a: T| -> bool { a.is_finite() })),
+            "finite" => per_type!(f.ty(0), T in [F32 F64] => lanes!(cold |a: T| -> bool { a.is_finite() })),
             "infinite" => {
-                per_type!(f.ty(0), T in [F32 F64] => lanes!(|a: T| -> bool { a.is_infinite() }))
+                per_type!(f.ty(0), T in [F32 F64] => lanes!(cold |a: T| -> bool { a.is_infinite() }))
             }
-            "number" => per_type!(f.ty(0), T in [F32 F64] => lanes!(|a: T| -> bool { !a.is_nan() })),
+            "number" => per_type!(f.ty(0), T in [F32 F64] => lanes!(cold |a: T| -> bool { !a.is_nan() })),
             "notanumber" => {
-                per_type!(f.ty(0), T in [F32 F64] => lanes!(|a: T| -> bool { a.is_nan() }))
+                per_type!(f.ty(0), T in [F32 F64] => lanes!(cold |a: T| -> bool { a.is_nan() }))
             }
             // Zeros count as normal.
             "normal" => per_type!(f.ty(0), T in [F32 F64] =>
-                lanes!(|a: T| -> bool { a.is_normal() || a == 0.0 })),
-            _ => per_type!(f.ty(0), T in [F32 F64] => lanes!(|a: T| -> bool { a.is_subnormal() })),
+                lanes!(cold |a: T| -> bool { a.is_normal() || a == 0.0 })),
+            _ => per_type!(f.ty(0), T in [F32 F64] => lanes!(cold |a: T| -> bool { a.is_subnormal() })),
         }),
     row("add", "Floating Point Instructions: add", Class::Double)
         .mods(&[RND, types(&[F64])])
@@ -184,19 +184,19 @@ pub(super) static ROWS: &[Row] = &[
     row("neg", "Floating Point Instructions: neg", Class::Double)
         .mods(&[types(&[F64])])
         .args(&[D(T0), S(T0)])
-        .exec(|_| Some(lanes!(|a: f64| -> f64 { -a }))),
+        .exec(|_| Some(lanes!(cold |a: f64| -> f64 { -a }))),
     row("abs", "Floating Point Instructions: abs", Class::Double)
         .mods(&[types(&[F64])])
         .args(&[D(T0), S(T0)])
-        .exec(|_| Some(lanes!(|a: f64| -> f64 { a.abs() }))),
+        .exec(|_| Some(lanes!(cold |a: f64| -> f64 { a.abs() }))),
     row("min", "Floating Point Instructions: min", Class::Double)
         .mods(&[types(&[F64])])
         .args(&[D(T0), S(T0), S(T0)])
-        .exec(|_| Some(lanes!(|a: f64, b: f64| -> f64 { extreme64::<false>(a, b) }))),
+        .exec(|_| Some(lanes!(cold |a: f64, b: f64| -> f64 { extreme64::<false>(a, b) }))),
     row("max", "Floating Point Instructions: max", Class::Double)
         .mods(&[types(&[F64])])
         .args(&[D(T0), S(T0), S(T0)])
-        .exec(|_| Some(lanes!(|a: f64, b: f64| -> f64 { extreme64::<true>(a, b) }))),
+        .exec(|_| Some(lanes!(cold |a: f64, b: f64| -> f64 { extreme64::<true>(a, b) }))),
 ];
 
 /// Bit of `aux`: magnitudes, under the product's sign.

@@ -90,8 +90,8 @@ pub(super) static ROWS: &[Row] = &[
     .args(&[D(T0), S(T0), S(T0)])
     .exec(|f| {
         per_flag!(f.one("part") == Some("hi"), HI => match f.ty(0) {
-            U32 => Some(lanes!(|a: u32, b: u32| -> u32 { mul24u::<HI>(a, b) })),
-            _ => Some(lanes!(|a: i32, b: i32| -> i32 { mul24s::<HI>(a, b) })),
+            U32 => Some(lanes!(cold |a: u32, b: u32| -> u32 { mul24u::<HI>(a, b) })),
+            _ => Some(lanes!(cold |a: i32, b: i32| -> i32 { mul24s::<HI>(a, b) })),
         })
     }),
     row(
@@ -103,14 +103,14 @@ pub(super) static ROWS: &[Row] = &[
     .args(&[D(T0), S(T0), S(T0), S(T0)])
     .exec(
         |f| match (f.one("part") == Some("hi"), f.has("sat"), f.ty(0)) {
-            (true, true, S32) => Some(lanes!(|a: i32, b: i32, c: i32| -> i32 {
+            (true, true, S32) => Some(lanes!(cold |a: i32, b: i32, c: i32| -> i32 {
                 mul24s::<true>(a, b).saturating_add(c)
             })),
             (_, true, _) => None,
-            (hi, false, U32) => per_flag!(hi, HI => Some(lanes!(|a: u32, b: u32, c: u32| -> u32 {
+            (hi, false, U32) => per_flag!(hi, HI => Some(lanes!(cold |a: u32, b: u32, c: u32| -> u32 {
                 mul24u::<HI>(a, b).wrapping_add(c)
             }))),
-            (hi, false, _) => per_flag!(hi, HI => Some(lanes!(|a: i32, b: i32, c: i32| -> i32 {
+            (hi, false, _) => per_flag!(hi, HI => Some(lanes!(cold |a: i32, b: i32, c: i32| -> i32 {
                 mul24s::<HI>(a, b).wrapping_add(c)
             }))),
         },
@@ -119,7 +119,7 @@ pub(super) static ROWS: &[Row] = &[
         .mods(&[types(ALL)])
         .args(&[D(T0), S(T0), S(T0), S(T0)])
         .exec(|f| {
-            per_type!(f.ty(0), T in [U16 U32 U64 S16 S32 S64] => lanes!(|a: T, b: T, c: T| -> T {
+            per_type!(f.ty(0), T in [U16 U32 U64 S16 S32 S64] => lanes!(cold |a: T, b: T, c: T| -> T {
                 let distance = if a < b { b.wrapping_sub(a) } else { a.wrapping_sub(b) };
                 c.wrapping_add(distance)
             }))
@@ -128,7 +128,7 @@ pub(super) static ROWS: &[Row] = &[
         .mods(&[types(ALL)])
         .args(&[D(T0), S(T0), S(T0)])
         .exec(|f| {
-            per_type!(f.ty(0), T in [U16 U32 U64 S16 S32 S64] => exec!(|w, i, m| {
+            per_type!(f.ty(0), T in [U16 U32 U64 S16 S32 S64] => exec!(cold |w, i, m| {
                 divide::<T>(w, i, m, |a, b| a.wrapping_div(b))
             }))
         }),
@@ -136,7 +136,7 @@ pub(super) static ROWS: &[Row] = &[
         .mods(&[types(ALL)])
         .args(&[D(T0), S(T0), S(T0)])
         .exec(|f| {
-            per_type!(f.ty(0), T in [U16 U32 U64 S16 S32 S64] => exec!(|w, i, m| {
+            per_type!(f.ty(0), T in [U16 U32 U64 S16 S32 S64] => exec!(cold |w, i, m| {
                 divide::<T>(w, i, m, |a, b| a.wrapping_rem(b))
             }))
         }),
@@ -172,7 +172,7 @@ pub(super) static ROWS: &[Row] = &[
         .since(61, 5, 0)
         .exec(|f| {
             per_flag!(f.ty(0) == S32, SA => per_flag!(f.ty(1) == S32, SB => Some(
-                lanes!(|a: u32, b: u32, c: u32| -> u32 {
+                lanes!(cold |a: u32, b: u32, c: u32| -> u32 {
                     let mut sum = c;
                     let mut k = 0;
                     while k < 4 {
@@ -190,7 +190,7 @@ pub(super) static ROWS: &[Row] = &[
         .since(61, 5, 0)
         .exec(|f| {
             per_flag!(f.one("part") == Some("hi"), HI => per_flag!(f.ty(0) == S32, SA =>
-            per_flag!(f.ty(1) == S32, SB => Some(lanes!(|a: u32, b: u32, c: u32| -> u32 {
+            per_flag!(f.ty(1) == S32, SB => Some(lanes!(cold |a: u32, b: u32, c: u32| -> u32 {
                 let first = if HI { 2 } else { 0 };
                 let low = half::<SA>(a, 0).wrapping_mul(byte::<SB>(b, first));
                 let high = half::<SA>(a, 1).wrapping_mul(byte::<SB>(b, first + 1));
@@ -207,8 +207,8 @@ pub(super) static ROWS: &[Row] = &[
     .exec(|f| {
         per_word(
             f.ty(0),
-            exec!(|w, i, m| add::<u32, false, true>(w, i, m)),
-            exec!(|w, i, m| add::<u64, false, true>(w, i, m)),
+            exec!(cold |w, i, m| add::<u32, false, true>(w, i, m)),
+            exec!(cold |w, i, m| add::<u64, false, true>(w, i, m)),
         )
     }),
     row(
@@ -220,8 +220,8 @@ pub(super) static ROWS: &[Row] = &[
     .args(&[D(T0), S(T0), S(T0)])
     .exec(|f| {
         per_flag!(f.has("cc"), OUT => per_word(f.ty(0),
-            exec!(|w, i, m| add::<u32, true, OUT>(w, i, m)),
-            exec!(|w, i, m| add::<u64, true, OUT>(w, i, m))))
+            exec!(cold |w, i, m| add::<u32, true, OUT>(w, i, m)),
+            exec!(cold |w, i, m| add::<u64, true, OUT>(w, i, m))))
     }),
     row(
         "sub",
@@ -233,8 +233,8 @@ pub(super) static ROWS: &[Row] = &[
     .exec(|f| {
         per_word(
             f.ty(0),
-            exec!(|w, i, m| sub::<u32, false, true>(w, i, m)),
-            exec!(|w, i, m| sub::<u64, false, true>(w, i, m)),
+            exec!(cold |w, i, m| sub::<u32, false, true>(w, i, m)),
+            exec!(cold |w, i, m| sub::<u64, false, true>(w, i, m)),
         )
     }),
     row(
@@ -246,8 +246,8 @@ pub(super) static ROWS: &[Row] = &[
     .args(&[D(T0), S(T0), S(T0)])
     .exec(|f| {
         per_flag!(f.has("cc"), OUT => per_word(f.ty(0),
-            exec!(|w, i, m| sub::<u32, true, OUT>(w, i, m)),
-            exec!(|w, i, m| sub::<u64, true, OUT>(w, i, m))))
+            exec!(cold |w, i, m| sub::<u32, true, OUT>(w, i, m)),
+            exec!(cold |w, i, m| sub::<u64, true, OUT>(w, i, m))))
     }),
     row(
         "mad",
@@ -263,7 +263,7 @@ pub(super) static ROWS: &[Row] = &[
     .exec(|f| {
         per_flag!(f.one("part") == Some("hi"), HI =>
             per_type!(f.ty(0), T in [U32 S32 U64 S64] =>
-                exec!(|w, i, m| mad::<T, HI, false, true>(w, i, m))))
+                exec!(cold |w, i, m| mad::<T, HI, false, true>(w, i, m))))
     }),
     row(
         "madc",
@@ -279,7 +279,7 @@ pub(super) static ROWS: &[Row] = &[
     .exec(|f| {
         per_flag!(f.one("part") == Some("hi"), HI => per_flag!(f.has("cc"), OUT =>
             per_type!(f.ty(0), T in [U32 S32 U64 S64] =>
-                exec!(|w, i, m| mad::<T, HI, true, OUT>(w, i, m)))))
+                exec!(cold |w, i, m| mad::<T, HI, true, OUT>(w, i, m)))))
     }),
 ];
 

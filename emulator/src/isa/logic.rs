@@ -12,12 +12,16 @@ pub(super) static ROWS: &[Row] = &[
         .mods(&[types(&[Pred])])
         .args(&[D(T0), S(T0), S(T0)])
         .exec(|_| {
-            Some(exec!(|w, i, m| combine(w, i, m, |a, b| {
-                Known {
-                    value: a.value & b.value,
-                    known: a.known & b.known | a.is(false) | b.is(false),
-                }
-            })))
+            Some(exec!(
+                cold | w,
+                i,
+                m | combine(w, i, m, |a, b| {
+                    Known {
+                        value: a.value & b.value,
+                        known: a.known & b.known | a.is(false) | b.is(false),
+                    }
+                })
+            ))
         }),
     row("or", "Logic and Shift Instructions: or", Class::Int)
         .mods(&[types(WORDS)])
@@ -27,12 +31,16 @@ pub(super) static ROWS: &[Row] = &[
         .mods(&[types(&[Pred])])
         .args(&[D(T0), S(T0), S(T0)])
         .exec(|_| {
-            Some(exec!(|w, i, m| combine(w, i, m, |a, b| {
-                Known {
-                    value: a.value | b.value,
-                    known: a.known & b.known | a.is(true) | b.is(true),
-                }
-            })))
+            Some(exec!(
+                cold | w,
+                i,
+                m | combine(w, i, m, |a, b| {
+                    Known {
+                        value: a.value | b.value,
+                        known: a.known & b.known | a.is(true) | b.is(true),
+                    }
+                })
+            ))
         }),
     row("xor", "Logic and Shift Instructions: xor", Class::Int)
         .mods(&[types(WORDS)])
@@ -42,12 +50,16 @@ pub(super) static ROWS: &[Row] = &[
         .mods(&[types(&[Pred])])
         .args(&[D(T0), S(T0), S(T0)])
         .exec(|_| {
-            Some(exec!(|w, i, m| combine(w, i, m, |a, b| {
-                Known {
-                    value: a.value ^ b.value,
-                    known: a.known & b.known,
-                }
-            })))
+            Some(exec!(
+                cold | w,
+                i,
+                m | combine(w, i, m, |a, b| {
+                    Known {
+                        value: a.value ^ b.value,
+                        known: a.known & b.known,
+                    }
+                })
+            ))
         }),
     row("not", "Logic and Shift Instructions: not", Class::Int)
         .mods(&[types(WORDS)])
@@ -57,11 +69,15 @@ pub(super) static ROWS: &[Row] = &[
         .mods(&[types(&[Pred])])
         .args(&[D(T0), S(T0)])
         .exec(|_| {
-            Some(exec!(|w, i, m| {
-                let (value, valid) = (!w.pred(i, 0), w.valid_pred(i.s[0]));
-                w.put_pred(i.d[0], m, valid, value);
-                Ok(Flow::Next)
-            }))
+            Some(exec!(
+                cold | w,
+                i,
+                m | {
+                    let (value, valid) = (!w.pred(i, 0), w.valid_pred(i.s[0]));
+                    w.put_pred(i.d[0], m, valid, value);
+                    Ok(Flow::Next)
+                }
+            ))
         }),
     row("cnot", "Logic and Shift Instructions: cnot", Class::Int)
         .mods(&[types(WORDS)])
@@ -75,11 +91,15 @@ pub(super) static ROWS: &[Row] = &[
         .since(50, 4, 3)
         .exec(|f| {
             set_table(f)?;
-            Some(exec!(|w, i, m| {
-                let (out, valid) = lop3_lanes(w, i);
-                w.put(i.d[0], m, valid, out);
-                Ok(Flow::Next)
-            }))
+            Some(exec!(
+                cold | w,
+                i,
+                m | {
+                    let (out, valid) = lop3_lanes(w, i);
+                    w.put(i.d[0], m, valid, out);
+                    Ok(Flow::Next)
+                }
+            ))
         }),
     row("lop3", "Logic and Shift Instructions: lop3", Class::Int)
         .mods(&[one("bool", &["or", "and"]), types(&[B32])])
@@ -87,7 +107,7 @@ pub(super) static ROWS: &[Row] = &[
         .since(70, 8, 2)
         .exec(|f| {
             set_table(f)?;
-            per_flag!(f.has("and"), AND => Some(exec!(|w, i, m| {
+            per_flag!(f.has("and"), AND => Some(exec!(cold |w, i, m| {
                 let (out, valid) = lop3_lanes(w, i);
                 let other = w.pred(i, 3);
                 let mut any = 0;

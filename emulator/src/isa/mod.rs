@@ -499,8 +499,17 @@ pub(crate) struct Inst {
 }
 
 /// A function that maps sources to one destination, lane by lane.
+///
+/// `lanes!(cold |..| ..)` is compiled once, for the baseline, instead of once more for AVX2 + FMA:
+/// for whatever inner loops do not live on, since the crate's compile time is mostly these bodies.
 macro_rules! lanes {
-    (|$($a:ident : $A:ty),+| -> $D:ty $body:block) => {{
+    (cold |$($a:ident : $A:ty),+| -> $D:ty $body:block) => {
+        $crate::isa::lanes!(@ baseline |$($a : $A),+| -> $D $body)
+    };
+    (|$($a:ident : $A:ty),+| -> $D:ty $body:block) => {
+        $crate::isa::lanes!(@ select |$($a : $A),+| -> $D $body)
+    };
+    (@ $select:ident |$($a:ident : $A:ty),+| -> $D:ty $body:block) => {{
         struct Body;
         impl Body {
             #[inline(always)]
@@ -530,13 +539,19 @@ macro_rules! lanes {
                 Ok($crate::isa::Flow::Next)
             }
         }
-        $crate::simd::select::<Body>()
+        $crate::simd::$select::<Body>()
     }};
 }
 
-/// A function written out over the warp.
+/// A function written out over the warp; `cold` as for [`lanes!`].
 macro_rules! exec {
-    (|$w:ident, $i:ident, $m:ident| $body:expr) => {{
+    (cold |$w:ident, $i:ident, $m:ident| $body:expr) => {
+        $crate::isa::exec!(@ baseline |$w, $i, $m| $body)
+    };
+    (|$w:ident, $i:ident, $m:ident| $body:expr) => {
+        $crate::isa::exec!(@ select |$w, $i, $m| $body)
+    };
+    (@ $select:ident |$w:ident, $i:ident, $m:ident| $body:expr) => {{
         struct Body;
         impl $crate::isa::Exec for Body {
             #[inline(always)]
@@ -548,7 +563,7 @@ macro_rules! exec {
                 $body
             }
         }
-        $crate::simd::select::<Body>()
+        $crate::simd::$select::<Body>()
     }};
 }
 

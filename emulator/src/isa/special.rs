@@ -17,10 +17,10 @@ macro_rules! function {
 macro_rules! f16_function {
     ($f:expr, $function:path) => {
         match $f.ty(0) {
-            F16 => Some(lanes!(|a: u16| -> u16 {
+            F16 => Some(lanes!(cold |a: u16| -> u16 {
                 narrow_f16($function(widen_f16(a)))
             })),
-            _ => Some(lanes!(|a: u32| -> u32 {
+            _ => Some(lanes!(cold |a: u32| -> u32 {
                 let low = narrow_f16($function(widen_f16(a as u16)));
                 let high = narrow_f16($function(widen_f16((a >> 16) as u16)));
                 u32::from(low) | u32::from(high) << 16
@@ -33,10 +33,10 @@ macro_rules! f16_function {
 macro_rules! bf16_function {
     ($f:expr, $FTZ:literal, $function:path) => {
         match $f.ty(0) {
-            BF16 => Some(lanes!(|a: u16| -> u16 {
+            BF16 => Some(lanes!(cold |a: u16| -> u16 {
                 narrow_bf16(flush::<$FTZ>($function(flush::<$FTZ>(widen_bf16(a)))))
             })),
-            _ => Some(lanes!(|a: u32| -> u32 {
+            _ => Some(lanes!(cold |a: u32| -> u32 {
                 let one = |half: u16| {
                     narrow_bf16(flush::<$FTZ>($function(flush::<$FTZ>(widen_bf16(half)))))
                 };
@@ -91,7 +91,7 @@ pub(super) static ROWS: &[Row] = &[
     )
     .mods(&[need("approx"), need("ftz"), types(&[F64])])
     .args(&[D(T0), S(T0)])
-    .exec(|_| Some(lanes!(|a: f64| -> f64 { approx::coarse64(a, |x| 1.0 / x) }))),
+    .exec(|_| Some(lanes!(cold |a: f64| -> f64 { approx::coarse64(a, |x| 1.0 / x) }))),
     row(
         "rsqrt",
         "Floating Point Instructions: rsqrt.approx.ftz.f64",
@@ -100,14 +100,14 @@ pub(super) static ROWS: &[Row] = &[
     .mods(&[need("approx"), need("ftz"), types(&[F64])])
     .args(&[D(T0), S(T0)])
     .exec(|_| {
-        Some(lanes!(|a: f64| -> f64 {
+        Some(lanes!(cold |a: f64| -> f64 {
             approx::coarse64(a, |x| 1.0 / x.sqrt())
         }))
     }),
     row("rsqrt", "Floating Point Instructions: rsqrt", Class::Double)
         .mods(&[need("approx"), types(&[F64])])
         .args(&[D(T0), S(T0)])
-        .exec(|_| Some(lanes!(|a: f64| -> f64 { 1.0 / a.sqrt() }))),
+        .exec(|_| Some(lanes!(cold |a: f64| -> f64 { 1.0 / a.sqrt() }))),
     row("ex2", "Floating Point Instructions: ex2", Class::Special)
         .mods(&[need("approx"), types(&[F16, F16x2])])
         .args(&[D(T0), S(T0)])

@@ -12,35 +12,35 @@ pub(super) static ROWS: &[Row] = &[
         .mods(&[need("sync"), CTA])
         .args(&[S(Is(U32)), Opt(&S(Is(U32)))])
         .together(Together::Live)
-        .exec(|_| Some(exec!(|w, i, m| barrier(w, i, m, false)))),
+        .exec(|_| Some(exec!(cold | w, i, m | barrier(w, i, m, false)))),
     row("bar", TITLE, Class::Sync)
         .mods(&[need("arrive"), CTA])
         .args(&[S(Is(U32)), S(Is(U32))])
         .together(Together::Live)
-        .exec(|_| Some(exec!(|w, i, m| barrier(w, i, m, true)))),
+        .exec(|_| Some(exec!(cold | w, i, m | barrier(w, i, m, true)))),
     row("barrier", TITLE, Class::Sync)
         .mods(&[need("sync"), need("aligned"), CTA])
         .args(&[S(Is(U32)), Opt(&S(Is(U32)))])
         .together(Together::Live)
-        .exec(|_| Some(exec!(|w, i, m| barrier(w, i, m, false)))),
+        .exec(|_| Some(exec!(cold | w, i, m | barrier(w, i, m, false)))),
     row("barrier", TITLE, Class::Sync)
         .mods(&[need("sync"), CTA])
         .args(&[S(Is(U32)), Opt(&S(Is(U32)))])
-        .exec(|_| Some(exec!(|w, i, m| barrier(w, i, m, false)))),
+        .exec(|_| Some(exec!(cold | w, i, m | barrier(w, i, m, false)))),
     row("barrier", TITLE, Class::Sync)
         .mods(&[need("arrive"), need("aligned"), CTA])
         .args(&[S(Is(U32)), S(Is(U32))])
         .together(Together::Live)
-        .exec(|_| Some(exec!(|w, i, m| barrier(w, i, m, true)))),
+        .exec(|_| Some(exec!(cold | w, i, m | barrier(w, i, m, true)))),
     row("barrier", TITLE, Class::Sync)
         .mods(&[need("arrive"), CTA])
         .args(&[S(Is(U32)), S(Is(U32))])
-        .exec(|_| Some(exec!(|w, i, m| barrier(w, i, m, true)))),
+        .exec(|_| Some(exec!(cold | w, i, m | barrier(w, i, m, true)))),
     row("bar", TITLE, Class::Sync)
         .mods(&[need("red"), need("popc"), CTA, types(&[U32])])
         .args(&[D(T0), S(Is(U32)), S(Is(Pred))])
         .together(Together::Live)
-        .exec(|_| Some(exec!(|w, i, m| reduce(w, i, m, Reduce::Count)))),
+        .exec(|_| Some(exec!(cold | w, i, m | reduce(w, i, m, Reduce::Count)))),
     row("bar", TITLE, Class::Sync)
         .mods(&[need("red"), one("op", &["and", "or"]), CTA, types(&[Pred])])
         .args(&[D(T0), S(Is(U32)), S(Is(Pred))])
@@ -56,7 +56,7 @@ pub(super) static ROWS: &[Row] = &[
         ])
         .args(&[D(T0), S(Is(U32)), S(Is(Pred))])
         .together(Together::Live)
-        .exec(|_| Some(exec!(|w, i, m| reduce(w, i, m, Reduce::Count)))),
+        .exec(|_| Some(exec!(cold | w, i, m | reduce(w, i, m, Reduce::Count)))),
     row("barrier", TITLE, Class::Sync)
         .mods(&[
             need("red"),
@@ -76,11 +76,15 @@ pub(super) static ROWS: &[Row] = &[
     .args(&[S(Is(B32))])
     .together(Together::Mask(0))
     .exec(|_| {
-        Some(exec!(|w, _i, _m| {
-            let index = w.index;
-            w.shared.clocks.pass(index);
-            Ok(Flow::Next)
-        }))
+        Some(exec!(
+            cold | w,
+            _i,
+            _m | {
+                let index = w.index;
+                w.shared.clocks.pass(index);
+                Ok(Flow::Next)
+            }
+        ))
     }),
     // One instruction of a block runs at a time, and every access is seen at once.
     row(
@@ -89,7 +93,7 @@ pub(super) static ROWS: &[Row] = &[
         Class::Sync,
     )
     .mods(&[one("level", &["cta", "gl", "sys"])])
-    .exec(|_| Some(exec!(|_w, _i, _m| Ok(Flow::Next)))),
+    .exec(|_| Some(exec!(cold | _w, _i, _m | Ok(Flow::Next)))),
     row(
         "fence",
         "Parallel Synchronization and Communication Instructions: fence",
@@ -100,14 +104,14 @@ pub(super) static ROWS: &[Row] = &[
         one("scope", &["cta", "cluster", "gpu", "sys"]),
     ])
     .since(70, 6, 0)
-    .exec(|_| Some(exec!(|_w, _i, _m| Ok(Flow::Next)))),
+    .exec(|_| Some(exec!(cold | _w, _i, _m | Ok(Flow::Next)))),
 ];
 
 fn reduce_predicate(f: &mut Form<'_>) -> Option<ExecFn> {
     Some(if f.has("and") {
-        exec!(|w, i, m| reduce(w, i, m, Reduce::And))
+        exec!(cold | w, i, m | reduce(w, i, m, Reduce::And))
     } else {
-        exec!(|w, i, m| reduce(w, i, m, Reduce::Or))
+        exec!(cold | w, i, m | reduce(w, i, m, Reduce::Or))
     })
 }
 
