@@ -49,3 +49,8 @@ pub use cudarc;
 pub use cust;
 #[cfg(feature = "emulator")]
 pub use ptx_emulator;
+
+/// The program in the README, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
