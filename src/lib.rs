@@ -51,6 +51,6 @@ pub use cust;
 pub use ptx_emulator;
 
 /// The program in the README, as a test.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "emulator"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

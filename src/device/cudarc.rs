@@ -55,6 +55,16 @@ fn stream_id(stream: &CudaStream) -> StreamId {
     StreamId(stream.cu_stream() as usize)
 }
 
+/// Refuses the handle that stands for a different stream on every thread: memory of it could be
+/// used on one and freed in the order of another.
+fn one_stream(stream: &CudaStream) -> Result<(), DeviceError> {
+    const PER_THREAD: usize = 2;
+    if stream.cu_stream() as usize == PER_THREAD {
+        return Err(DeviceError::PerThreadStream);
+    }
+    Ok(())
+}
+
 fn told(call: &'static str) -> impl Fn(DriverError) -> DeviceError {
     move |error| match check(call, error.0) {
         Err(error) => error,
@@ -146,7 +156,12 @@ impl Queue for CudarcQueue {
             bytes,
             reason: error.to_string(),
         })?;
-        Ok(Box::new(CudarcMemory { memory }))
+        // Only the address is wanted: cudarc's record of uses serves its own copies, and what we
+        // enqueue stays on the stream that frees the memory. Asked for here, once, since asking
+        // may enqueue a wait, and `run` must not.
+        let (address, recorded) = memory.as_view().view_ptr(&self.stream);
+        std::mem::forget(recorded);
+        Ok(Box::new(CudarcMemory { memory, address }))
     }
 
     fn synchronize(&self) -> Result<(), DeviceError> {
@@ -182,15 +197,12 @@ impl Queue for CudarcQueue {
 #[derive(Debug)]
 struct CudarcMemory {
     memory: CudaSlice<u8>,
+    address: u64,
 }
 
 impl Allocation for CudarcMemory {
     fn address(&self) -> u64 {
-        // Only the address is wanted: cudarc's record of uses serves its own copies, and what we
-        // enqueue stays on the stream that frees the memory.
-        let (address, recorded) = self.memory.as_view().view_ptr(self.memory.stream());
-        std::mem::forget(recorded);
-        address
+        self.address
     }
 
     fn upload(&mut self, source: &[u8]) -> Result<(), DeviceError> {
@@ -268,16 +280,19 @@ impl Device {
     /// The device of a cudarc stream, with that stream as its main one.
     ///
     /// # Errors
-    /// What the driver reports.
+    /// [`DeviceError::PerThreadStream`], or what the driver reports.
     pub fn from_cudarc(stream: Arc<CudaStream>) -> Result<Device, DeviceError> {
+        one_stream(&stream)?;
         wrap(stream)
     }
 
     /// A cudarc stream, as a stream of this device.
     ///
     /// # Errors
-    /// [`DeviceError::WrongDevice`] if it belongs to another context.
+    /// [`DeviceError::WrongDevice`] if it belongs to another context;
+    /// [`DeviceError::PerThreadStream`].
     pub fn cudarc_stream(&self, stream: Arc<CudaStream>) -> Result<Stream, DeviceError> {
+        one_stream(&stream)?;
         let got = id(stream.context());
         if !self.0.backend.as_any().is::<Cudarc>() || got != self.id() {
             return Err(DeviceError::WrongDevice {
@@ -291,6 +306,12 @@ impl Device {
 
 /// Borrowing cudarc's memory.
 impl Stream {
+    /// The stream as cudarc knows it, if this device is used through cudarc.
+    pub fn as_cudarc(&self) -> Option<&Arc<CudaStream>> {
+        let queue: &dyn Any = self.queue();
+        queue.downcast_ref().map(|CudarcQueue { stream }| stream)
+    }
+
     /// Borrows a slice for reading: `stream.cudarc(slice.as_view())`, or part of one.
     ///
     /// # Errors

@@ -364,6 +364,18 @@ impl<T: DeviceCopy + Pod> fmt::Debug for CustBuffer<T> {
 
 /// Using what a program already has of cust.
 impl Stream {
+    /// The stream as cust knows it, if this device is used through cust and cust made it.
+    pub fn as_cust(&self) -> Option<&CustStream> {
+        let queue: &dyn Any = self.queue();
+        match queue.downcast_ref::<CustQueue>() {
+            Some(CustQueue {
+                stream: Handle::Owned(stream),
+                ..
+            }) => Some(stream),
+            _ => None,
+        }
+    }
+
     /// Takes over a cust buffer, as elements of `dtype`: cust has no type for 16-bit floats of the
     /// `half` in use here, so such buffers usually hold `u16`.
     ///

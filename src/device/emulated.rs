@@ -51,6 +51,10 @@ impl std::fmt::Debug for Emulated {
 }
 
 impl Emulated {
+    pub fn emulator(&self) -> &Emulator {
+        &self.emulator
+    }
+
     /// What the latest launch did.
     pub fn last_launch(&self) -> Option<LaunchStats> {
         self.last

@@ -130,6 +130,9 @@ pub enum DeviceError {
         /// The stream it belongs to.
         got: crate::StreamId,
     },
+    /// The per-thread default stream, which is another stream on every thread.
+    #[error("the per-thread default stream is another stream on every thread: use one of its own")]
+    PerThreadStream,
     /// The stream is recording a graph, which would keep addresses beyond the borrows of `run`.
     #[error("the stream is capturing a graph: use the `run_captured` of the operation")]
     Capturing,

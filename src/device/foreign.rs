@@ -52,7 +52,8 @@ impl<'a> RegionMut<'a> {
 impl Device {
     /// A stream that somebody else owns: a `CUstream` of this device's context.
     ///
-    /// Null is the legacy default stream. On the emulator the handle is not looked at.
+    /// Null is the legacy default stream; the per-thread default stream is no single stream and
+    /// must not be given. On the emulator the handle is not looked at.
     ///
     /// # Safety
     /// `stream` is a stream of this device's context, or null, and stays so until the result, its

@@ -253,6 +253,12 @@ impl Device {
         Ok(self.with_queue(self.0.backend.new_stream()?))
     }
 
+    /// The emulator itself, to load other kernels or look into memory; `None` on a GPU.
+    #[cfg(feature = "emulator")]
+    pub fn as_emulator(&self) -> Option<&ptx_emulator::Emulator> {
+        self.0.backend.emulated().map(emulated::Emulated::emulator)
+    }
+
     /// What the latest launch on an emulator did; `None` on a GPU, and before the first launch.
     ///
     /// Counts are those of the work, such as bytes and tensor operations, never a time.
