@@ -20,6 +20,25 @@ const CASES: &[(&str, &str, &str)] = &[
         "add.s64 %d1, %d1, %d2; add.s64 %d3, %d3, %d1;",
     ),
     (
+        "fma.rn.f32",
+        "",
+        "fma.rn.f32 %f1, %f2, %f3, %f1; fma.rn.f32 %f4, %f2, %f3, %f4;",
+    ),
+    ("mul.ftz.f32", "", "mul.ftz.f32 %f1, %f2, %f3;"),
+    ("max.f32", "", "max.f32 %f1, %f2, %f1;"),
+    ("ex2.approx.ftz.f32", "", "ex2.approx.ftz.f32 %f1, %f2;"),
+    ("cvt.rn.bf16x2.f32", "", "cvt.rn.bf16x2.f32 %r1, %f1, %f2;"),
+    ("cvt.rn.f16x2.f32", "", "cvt.rn.f16x2.f32 %r1, %f1, %f2;"),
+    ("fma.rn.f16x2", "", "fma.rn.f16x2 %r1, %r2, %r3, %r1;"),
+    ("fma.rn.bf16x2", "", "fma.rn.bf16x2 %r1, %r2, %r3, %r1;"),
+    ("lop3.b32", "", "lop3.b32 %r1, %r2, %r3, %r4, 0x96;"),
+    ("prmt.b32", "", "prmt.b32 %r1, %r2, %r3, 0x5410;"),
+    ("setp.lt.s32", "", "setp.lt.s32 %p1, %r1, %r2;"),
+    ("setp.gt.f32", "", "setp.gt.f32 %p1, %f1, %f2;"),
+    ("selp.b32", "", "selp.b32 %r1, %r2, %r3, %p1;"),
+    ("mul.wide.s32", "", "mul.wide.s32 %d1, %r2, %r3;"),
+    ("shr.u32", "", "shr.u32 %r1, %r2, 3;"),
+    (
         "ld.shared.u32",
         "",
         "ld.shared.u32 %r10, [%r20]; ld.shared.u32 %r11, [%r20+128];",
@@ -75,7 +94,7 @@ fn kernel(device: &Emulator, before: &str, body: &str) -> Kernel {
         .collect();
     let ptx = format!(
         ".version 7.8\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 in)\n{{
-         .shared .align 16 .b8 s[4096]; .reg .b32 %r<40>; .reg .b64 %d<40>; .reg .f32 %f<40>;
+         .shared .align 16 .b8 s[4096]; .reg .b32 %r<40>; .reg .b64 %d<40>; .reg .f32 %f<40>; .reg .pred %p<4>; setp.ne.u32 %p1, %laneid, 7;
          {zeros} ld.param.u64 %d9, [in]; mov.u32 %r20, %laneid; add.u32 %r20, %r20, %r20; add.u32 %r20, %r20, %r20;
          add.u32 %r21, %r20, %r20; add.u32 %r21, %r21, %r21; mov.b64 %d10, {{%r21, 0}}; add.s64 %d9, %d9, %d10;
          mov.u32 %r22, s; add.u32 %r20, %r20, %r22; add.u32 %r21, %r21, %r22; st.shared.v4.u32 [%r21], {{%r1,%r2,%r3,%r4}};

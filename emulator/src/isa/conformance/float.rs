@@ -29,7 +29,7 @@ fn samples() -> Vec<u64> {
         0.1,
         0.7,
         2f32.powi(-75),
-        5e-324 as f32,
+        1e-45,
     ];
     values.extend(values.clone().iter().map(|x| -x));
     values.iter().map(|x| x.to_bits().into()).collect()
@@ -266,7 +266,8 @@ fn signs_and_classes() {
     check("copysign.f32 %r0, %r1, %r2;", &two, |s| {
         s[1] & 0x7fff_ffff | s[0] & 0x8000_0000
     });
-    let tests: [(&str, fn(f32) -> bool); 6] = [
+    type Test = fn(f32) -> bool;
+    let tests: [(&str, Test); 6] = [
         ("finite", |x| x.is_finite()),
         ("infinite", |x| x.is_infinite()),
         ("number", |x| !x.is_nan()),
@@ -290,7 +291,8 @@ fn approximations_stay_within_the_bounds_of_the_isa() {
         .chain(samples())
         .collect();
     let columns = vec![all];
-    let cases: [(&str, fn(f64) -> f64, f64); 7] = [
+    type Function = fn(f64) -> f64;
+    let cases: [(&str, Function, f64); 7] = [
         ("ex2", |x| x.exp2(), 2f64.powi(-22)),
         ("lg2", |x| x.log2(), 2f64.powi(-22)),
         ("rcp", |x| 1.0 / x, 2f64.powi(-23)),

@@ -245,8 +245,8 @@ fn carries_make_wider_words() {
     let whole = |columns: &[Vec<u64>], row: usize| columns[0][row] | columns[1][row] << 32;
     let sums = run("add.cc.u32 %r0, %r2, %r3; addc.u32 %r1, %r4, %r5;", &words);
     let differences = run("sub.cc.s32 %r0, %r2, %r3; subc.s32 %r1, %r4, %r5;", &words);
-    for row in 0..sources[0].len() {
-        let (a, b) = (sources[0][row], sources[1][row]);
+    let rows = || sources[0].iter().zip(&sources[1]).enumerate();
+    for (row, (&a, &b)) in rows() {
         assert_eq!(whole(&sums, row), a.wrapping_add(b));
         assert_eq!(whole(&differences, row), a.wrapping_sub(b));
     }
@@ -255,8 +255,8 @@ fn carries_make_wider_words() {
         "mad.lo.cc.u64 %rd0, %rd3, %rd4, %rd3; madc.hi.cc.u64 %rd1, %rd3, %rd4, %rd4; addc.u64 %rd2, 0, 0;",
         &sources,
     );
-    for row in 0..sources[0].len() {
-        let (a, b) = (u128::from(sources[0][row]), u128::from(sources[1][row]));
+    for (row, (&a, &b)) in rows() {
+        let (a, b) = (u128::from(a), u128::from(b));
         let (sum, over) = (a * b + a).overflowing_add(b << 64);
         assert_eq!(
             u128::from(product[0][row]) | u128::from(product[1][row]) << 64,
