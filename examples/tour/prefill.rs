@@ -113,7 +113,7 @@ pub fn run(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Error>> {
         ],
         plan: plan.to_string(),
         margins: vec![
-            ("out", out.judge(Rule::ROUNDED)?),
+            ("out", out.judge(Rule::ROUNDED.in_rows_of(HEADS.dim))?),
             ("lse", lse.judge(Rule::truncated(HEADS.dim / 16))?),
         ],
         status: status.read()?,

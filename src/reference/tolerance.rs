@@ -1,30 +1,43 @@
 //! How far a kernel may be from the exact result.
 //!
-//! Element by element: twice the largest error of a reference that rounds where the kernel does,
-//! plus one unit in the last place of the output type, plus a share of the sum of the magnitudes of
-//! the terms, which covers another order of summation. NaN and infinities must be where the exact
-//! result has them.
+//! Element by element: twice the largest error, within its row, of a reference that rounds where
+//! the kernel does, plus one unit in the last place of the output type, plus a share of the sum of
+//! the magnitudes of the terms, which covers another order of summation. NaN and infinities must be
+//! where the exact result has them.
 
 use crate::dtype::Float;
 
-/// The last two parts of the rule, for one kind of output.
+/// The rule for one kind of output.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rule {
     /// Multiplies the sum of the magnitudes of an element's terms.
     pub per_term: f64,
+    /// How many neighbouring elements share the largest error of the rounding reference.
+    ///
+    /// Rows of very different magnitude must not: the large ones would excuse the small ones.
+    pub row: usize,
 }
 
 impl Rule {
     /// For outputs that are rounded to 16 bits.
     pub const ROUNDED: Rule = Rule {
         per_term: 1.0 / (1u64 << 24) as f64,
+        row: usize::MAX,
     };
 
     /// For `f32` outputs of `steps` tensor-core accumulations in a row, each of which truncates.
     pub fn truncated(steps: usize) -> Rule {
         Rule {
             per_term: steps as f64 / (1u64 << 23) as f64,
+            row: usize::MAX,
         }
+    }
+
+    /// The same with the largest error taken over rows of so many elements.
+    #[must_use]
+    pub fn in_rows_of(mut self, elements: usize) -> Rule {
+        self.row = elements.max(1);
+        self
     }
 }
 
@@ -103,21 +116,25 @@ impl<T: Float> Comparison<'_, T> {
             return Err(mismatch(index, 0.0));
         }
 
-        let finite = || (0..got.len()).filter(|&i| exact[i].is_finite());
-        let calibration = finite()
-            .map(|i| (rounded[i] - exact[i]).abs())
-            .filter(|error| error.is_finite())
-            .fold(0.0, f64::max);
+        let error_of = |of: f64, index: usize| (of - exact[index]).abs();
         let mut margin = Margin::default();
         let mut worst = None;
-        for index in finite() {
-            let error = (got[index].to_f64() - exact[index]).abs();
-            let bound = 2.0 * calibration + T::ulp(exact[index]) + rule.per_term * terms[index];
-            let used = error / bound;
-            margin.error = margin.error.max(error);
-            if used > margin.used {
-                (margin.used, margin.bound) = (used, bound);
-                worst = Some(index);
+        for first in (0..got.len()).step_by(rule.row) {
+            let last = first.saturating_add(rule.row).min(got.len());
+            let finite = || (first..last).filter(|&i| exact[i].is_finite());
+            let calibration = finite()
+                .map(|i| error_of(rounded[i], i))
+                .filter(|error| error.is_finite())
+                .fold(0.0, f64::max);
+            for index in finite() {
+                let error = error_of(got[index].to_f64(), index);
+                let bound = 2.0 * calibration + T::ulp(exact[index]) + rule.per_term * terms[index];
+                let used = error / bound;
+                margin.error = margin.error.max(error);
+                if used > margin.used {
+                    (margin.used, margin.bound) = (used, bound);
+                    worst = Some(index);
+                }
             }
         }
         match worst {
@@ -159,6 +176,21 @@ mod tests {
         assert!(judge(&[1.0078125, -3.0], &[1.0, -3.0]).is_ok());
         let wrong = judge(&[1.0, -3.03125], &[1.0, -3.0]).unwrap_err();
         assert_eq!((wrong.index, wrong.error), (1, 0.03125));
+    }
+
+    #[test]
+    fn rows_do_not_excuse_each_other() {
+        let comparison = Comparison {
+            got: &[100.0f32, 1.5],
+            exact: &[100.0, 1.0],
+            rounded: &[101.0, 1.0],
+            terms: &[0.0, 0.0],
+        };
+        assert!(comparison.judge(Rule::truncated(1)).is_ok());
+        let wrong = comparison
+            .judge(Rule::truncated(1).in_rows_of(1))
+            .unwrap_err();
+        assert_eq!((wrong.index, wrong.error), (1, 0.5));
     }
 
     #[test]

@@ -337,7 +337,7 @@ impl<T: Float> Case<T> {
             outcome.untouched,
             [&exact.out, &rounded.out, &exact.out_terms],
             |at| exact.written[row_of(at)],
-            Rule::ROUNDED,
+            Rule::ROUNDED.in_rows_of(dim),
         )?;
         let lse = if self.problem.lse {
             let steps = dim.div_ceil(16);
