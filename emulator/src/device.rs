@@ -84,6 +84,9 @@ impl Default for Config {
     }
 }
 
+/// Bytes of one variable of a module at most.
+const MAX_VARIABLE: u64 = 1 << 31;
+
 /// An emulated GPU. Cheap to clone: clones are the same device.
 #[derive(Clone)]
 pub struct Emulator {
@@ -343,6 +346,9 @@ impl Emulator {
             let wrong = |message: String| LoadError::new(variable.line, &variable.name, message);
             let element = u64::from(variable.ty.bits().max(8) / 8);
             let size = bind::size_of(variable).unwrap_or(element * variable.init.len() as u64);
+            if size > MAX_VARIABLE {
+                return Err(wrong("the variable is too big".to_string()));
+            }
             let allocation = self
                 .inner
                 .memory
@@ -366,9 +372,9 @@ impl Emulator {
                 })?;
                 bytes.extend_from_slice(&value.to_le_bytes()[..element.min(16) as usize]);
             }
-            // What has no initialiser is zero: PTX says so for both spaces.
-            bytes.resize(usize::try_from(size).unwrap_or(0).max(bytes.len()), 0);
+            // What has no initialiser is zero, as fresh memory is: PTX says so for both spaces.
             bytes.truncate(usize::try_from(size).unwrap_or(0));
+            allocation.mark_range(0, size, true);
             allocation.write(0, &bytes);
         }
         Ok((symbols, sizes))

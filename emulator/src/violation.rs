@@ -136,9 +136,6 @@ pub enum Kind {
         /// Who issued the copy.
         thread: String,
     },
-    /// A kernel that ends with asynchronous copies under way.
-    #[error("the thread exits with asynchronous copies under way")]
-    AsyncUnfinished,
     /// An integer division by zero, whose result PTX leaves open.
     #[error("integer division by zero")]
     DivisionByZero,

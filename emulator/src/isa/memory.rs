@@ -196,10 +196,20 @@ impl Layout {
         wide_register: bool,
         wide_address: bool,
         elements: usize,
+        space: u8,
     ) -> Layout {
         let flags =
             u64::from(signed) | u64::from(wide_register) << 1 | u64::from(wide_address) << 2;
-        Layout(u64::from(bytes) | flags << 8 | (elements as u64) << 16)
+        Layout(u64::from(bytes) | flags << 8 | (elements as u64) << 16 | u64::from(space) << 24)
+    }
+    /// Bytes of the whole access.
+    #[inline(always)]
+    fn total(self) -> u32 {
+        self.bytes() * self.elements() as u32
+    }
+    #[inline(always)]
+    fn space(self) -> u8 {
+        (self.0 >> 24) as u8
     }
     /// Bytes of an element.
     #[inline(always)]
@@ -221,7 +231,7 @@ impl Layout {
     }
     #[inline(always)]
     fn elements(self) -> usize {
-        (self.0 >> 16) as usize
+        (self.0 >> 16 & 0xff) as usize
     }
 }
 
@@ -262,26 +272,27 @@ fn layout(f: &Form<'_>, registers: &[u32], address: usize) -> Option<(u32, Layou
     }
     let signed = matches!(f.ty(0), S8 | S16 | S32);
     let wide_address = *f.src_bits.get(address)? == 64;
-    let layout = Layout::new(bytes, signed, wide, wide_address, elements);
+    let layout = Layout::new(bytes, signed, wide, wide_address, elements, space_of(f));
     let total = bytes * elements as u32;
     (total <= 16).then_some((total, layout))
 }
 
-/// Instantiates for the number of words and the space of an access.
+/// Instantiates for the number of words of an access and for the spaces that inner loops live on;
+/// the others share a body.
 macro_rules! per_shape {
-    ($words:expr, $space:expr, $e:expr) => {
+    ($words:expr, $space:expr, $hot:expr, $cold:expr) => {
         match $words {
             1 => {
                 const WORDS: usize = 1;
-                per_space!([GLOBAL SHARED LOCAL PARAM CONST GENERIC] $space, $e)
+                per_space!($space, $hot, $cold)
             }
             2 => {
                 const WORDS: usize = 2;
-                per_space!([GLOBAL SHARED LOCAL PARAM CONST GENERIC] $space, $e)
+                per_space!($space, $hot, $cold)
             }
             4 => {
                 const WORDS: usize = 4;
-                per_space!([GLOBAL SHARED LOCAL PARAM CONST GENERIC] $space, $e)
+                per_space!($space, $hot, $cold)
             }
             _ => None,
         }
@@ -289,13 +300,17 @@ macro_rules! per_shape {
 }
 
 macro_rules! per_space {
-    ([$($S:ident)+] $space:expr, $e:expr) => {
+    ($space:expr, $hot:expr, $cold:expr) => {
         match $space {
-            $(space::$S => {
-                const SPACE: u8 = space::$S;
-                Some($e)
-            })+
-            _ => None,
+            space::GLOBAL => {
+                const SPACE: u8 = space::GLOBAL;
+                Some($hot)
+            }
+            space::SHARED => {
+                const SPACE: u8 = space::SHARED;
+                Some($hot)
+            }
+            _ => Some($cold),
         }
     };
 }
@@ -305,15 +320,25 @@ fn load(f: &mut Form<'_>) -> Option<ExecFn> {
     f.aux = layout.0;
     per_shape!(
         bytes.div_ceil(4),
-        space_of(f),
+        layout.space(),
         exec!(|w, i, m| {
             let layout = Layout(i.aux);
             let addresses = w.addresses(i, 0, 0, layout.wide_address(), m)?;
-            let bytes = layout.bytes() * layout.elements() as u32;
-            let got = w.load::<WORDS, SPACE>(&addresses, m, bytes)?;
+            let got = w.load::<WORDS, SPACE>(&addresses, m, layout.total())?;
             deliver(w, i, m, layout, &got);
             Ok(Flow::Next)
-        })
+        }),
+        exec!(
+            cold | w,
+            i,
+            m | {
+                let layout = Layout(i.aux);
+                let addresses = w.addresses(i, 0, 0, layout.wide_address(), m)?;
+                let got = w.load_from::<WORDS>(layout.space(), &addresses, m, layout.total())?;
+                deliver(w, i, m, layout, &got);
+                Ok(Flow::Next)
+            }
+        )
     )
 }
 
@@ -377,15 +402,25 @@ fn store(f: &mut Form<'_>) -> Option<ExecFn> {
     f.aux = layout.0;
     per_shape!(
         bytes.div_ceil(4),
-        space_of(f),
+        layout.space(),
         exec!(|w, i, m| {
             let layout = Layout(i.aux);
             let addresses = w.addresses(i, 0, 0, layout.wide_address(), m)?;
-            let bytes = layout.bytes() * layout.elements() as u32;
             let data = collect::<WORDS>(w, i, layout);
-            w.store::<WORDS, SPACE>(&addresses, m, bytes, &data)?;
+            w.store::<WORDS, SPACE>(&addresses, m, layout.total(), &data)?;
             Ok(Flow::Next)
-        })
+        }),
+        exec!(
+            cold | w,
+            i,
+            m | {
+                let layout = Layout(i.aux);
+                let addresses = w.addresses(i, 0, 0, layout.wide_address(), m)?;
+                let data = collect::<WORDS>(w, i, layout);
+                w.store_to::<WORDS>(layout.space(), &addresses, m, layout.total(), &data)?;
+                Ok(Flow::Next)
+            }
+        )
     )
 }
 

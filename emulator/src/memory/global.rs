@@ -134,7 +134,7 @@ impl Allocation {
         }
     }
 
-    fn mark_range(&self, offset: u64, len: u64, written: bool) {
+    pub(crate) fn mark_range(&self, offset: u64, len: u64, written: bool) {
         let end = offset + len;
         let mut at = offset;
         while at < end {
@@ -333,7 +333,7 @@ impl Memory {
             requested: size,
             available,
         };
-        if size > available || size > END - next.0 {
+        if size > available || size > END.saturating_sub(next.0) {
             return Err(full);
         }
         let base = next.0;

@@ -14,9 +14,6 @@ impl Warp<'_> {
         mask: u32,
         bytes: u32,
     ) -> Result<Words<W>, Box<Fault>> {
-        if SPACE == space::GENERIC {
-            return self.load_generic(addresses, mask, bytes);
-        }
         let bytes = if W > 1 { 4 * W as u32 } else { bytes };
         self.aligned(SPACE, Access::Read, addresses, mask, bytes)?;
         let mut out = Words::EMPTY;
@@ -111,9 +108,6 @@ impl Warp<'_> {
         bytes: u32,
         data: &Words<W>,
     ) -> Result<(), Box<Fault>> {
-        if SPACE == space::GENERIC {
-            return self.store_generic(addresses, mask, bytes, data);
-        }
         let bytes = if W > 1 { 4 * W as u32 } else { bytes };
         self.aligned(SPACE, Access::Write, addresses, mask, bytes)?;
         let valid = data.valid.iter().fold(mask, |all, valid| all & valid) == mask;
@@ -185,20 +179,26 @@ impl Warp<'_> {
         Ok(())
     }
 
-    fn load_generic<const W: usize>(
+    /// [`Warp::load`] for the spaces that inner loops do not live on, and for generic addresses.
+    #[inline(never)]
+    pub(crate) fn load_from<const W: usize>(
         &mut self,
+        space: u8,
         addresses: &Addresses,
         mask: u32,
         bytes: u32,
     ) -> Result<Words<W>, Box<Fault>> {
+        match space {
+            space::GLOBAL => return self.load::<W, { space::GLOBAL }>(addresses, mask, bytes),
+            space::SHARED => return self.load::<W, { space::SHARED }>(addresses, mask, bytes),
+            space::LOCAL => return self.load::<W, { space::LOCAL }>(addresses, mask, bytes),
+            space::PARAM => return self.load::<W, { space::PARAM }>(addresses, mask, bytes),
+            space::CONST => return self.load::<W, { space::CONST }>(addresses, mask, bytes),
+            _ => {}
+        }
         let mut out = Words::EMPTY;
         self.by_window(addresses, mask, |warp, window, addresses, mask| {
-            let part: Words<W> = match window {
-                Window::Global => warp.load::<W, { space::GLOBAL }>(addresses, mask, bytes)?,
-                Window::Shared => warp.load::<W, { space::SHARED }>(addresses, mask, bytes)?,
-                Window::Local => warp.load::<W, { space::LOCAL }>(addresses, mask, bytes)?,
-                Window::Param => warp.load::<W, { space::PARAM }>(addresses, mask, bytes)?,
-            };
+            let part: Words<W> = warp.load_from(space_of(window), addresses, mask, bytes)?;
             for lane in lanes_of(mask) {
                 out.words[lane] = part.words[lane];
             }
@@ -210,23 +210,35 @@ impl Warp<'_> {
         Ok(out)
     }
 
-    fn store_generic<const W: usize>(
+    /// [`Warp::store`] for the spaces that inner loops do not live on, and for generic addresses.
+    #[inline(never)]
+    pub(crate) fn store_to<const W: usize>(
         &mut self,
+        space: u8,
         addresses: &Addresses,
         mask: u32,
         bytes: u32,
         data: &Words<W>,
     ) -> Result<(), Box<Fault>> {
-        self.by_window(
-            addresses,
-            mask,
-            |warp, window, addresses, mask| match window {
-                Window::Global => warp.store::<W, { space::GLOBAL }>(addresses, mask, bytes, data),
-                Window::Shared => warp.store::<W, { space::SHARED }>(addresses, mask, bytes, data),
-                Window::Local => warp.store::<W, { space::LOCAL }>(addresses, mask, bytes, data),
-                Window::Param => warp.store::<W, { space::PARAM }>(addresses, mask, bytes, data),
-            },
-        )
+        match space {
+            space::GLOBAL => self.store::<W, { space::GLOBAL }>(addresses, mask, bytes, data),
+            space::SHARED => self.store::<W, { space::SHARED }>(addresses, mask, bytes, data),
+            space::LOCAL => self.store::<W, { space::LOCAL }>(addresses, mask, bytes, data),
+            space::PARAM => self.store::<W, { space::PARAM }>(addresses, mask, bytes, data),
+            space::CONST => self.store::<W, { space::CONST }>(addresses, mask, bytes, data),
+            _ => self.by_window(addresses, mask, |warp, window, addresses, mask| {
+                warp.store_to(space_of(window), addresses, mask, bytes, data)
+            }),
+        }
+    }
+}
+
+fn space_of(window: Window) -> u8 {
+    match window {
+        Window::Global => space::GLOBAL,
+        Window::Shared => space::SHARED,
+        Window::Local => space::LOCAL,
+        Window::Param => space::PARAM,
     }
 }
 
