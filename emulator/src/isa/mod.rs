@@ -75,6 +75,7 @@ pub(crate) mod matching;
 pub(crate) mod matrix;
 mod memory;
 mod moves;
+mod narrow;
 mod special;
 mod sync;
 
@@ -91,6 +92,7 @@ static FAMILIES: &[&[Row]] = &[
     half::ROWS,
     special::ROWS,
     convert::ROWS,
+    narrow::ROWS,
     moves::ROWS,
     memory::ROWS,
     matrix::ROWS,
