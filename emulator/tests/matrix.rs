@@ -171,7 +171,7 @@ fn load_matrices(instruction: &str) -> Vec<u32> {
          bar.sync 0; mov.u32 %r1, 0; mov.u32 %r2, 0; mov.u32 %r3, 0; mov.u32 %r4, 0;
          {instruction} st.global.v4.u32 [%d2], {{%r1,%r2,%r3,%r4}};"
     );
-    let words: Vec<u32> = (0..128).map(|n| 2 * n | (2 * n + 1) << 16).collect();
+    let words: Vec<u32> = (0..128).map(|n| (2 * n) | ((2 * n + 1) << 16)).collect();
     common::run(&body, &Shape::threads(32).out(512), &bytes(&words)).words()
 }
 
