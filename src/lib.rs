@@ -7,7 +7,7 @@
 //! | hand over memory of another crate | [`Region`], [`Tensor`], and the adapters on [`Stream`] |
 //! | compute attention over whole prompts | [`attention::prefill`] |
 //! | see what a kernel skipped | [`StatusWord`] |
-//! | compare with the mathematics | [`reference`] |
+//! | compare with the mathematics | [`mod@reference`] |
 //!
 //! # How an operation is used
 //! A *problem* says what to compute; [`supports`](attention::prefill::PrefillProblem::supports)
