@@ -6,7 +6,7 @@
 //! may look like; the function picked by `.exec(..)` is what it does to a warp. Nothing else has to
 //! change: the binder, the error messages, the counters and the coverage page read the row.
 //!
-//! ```ignore
+//! ```text
 //! use super::prelude::*;
 //!
 //! pub(super) static ROWS: &[Row] = &[
