@@ -29,7 +29,7 @@ pub(super) trait Backend: Send + Sync + Debug {
         None
     }
     /// The concrete backend, for adapters.
-    #[cfg_attr(not(any(feature = "cudarc", feature = "cust")), expect(dead_code))]
+    #[cfg_attr(not(feature = "cudarc"), expect(dead_code))]
     fn as_any(&self) -> &dyn Any;
 }
 
