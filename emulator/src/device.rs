@@ -231,7 +231,13 @@ pub enum LaunchError {
 impl Emulator {
     /// A device with this configuration.
     pub fn new(config: Config) -> Emulator {
-        let memory = Memory::new(config.gpu.memory);
+        Emulator::with_addresses(config, 0)
+    }
+
+    /// A device whose allocations start `offset` bytes behind those of other devices, so that an
+    /// address tells which device it belongs to.
+    pub fn with_addresses(config: Config, offset: u64) -> Emulator {
+        let memory = Memory::new(config.gpu.memory, offset);
         Emulator {
             inner: Arc::new(Inner { config, memory }),
         }
@@ -252,6 +258,23 @@ impl Emulator {
             .memory
             .alloc(bytes, AllocationKind::Buffer, "")
             .map(|allocation| allocation.base)
+    }
+
+    /// Makes `bytes` bytes at an address of the caller's choice, a multiple of 256, memory of the
+    /// device: what managed memory and mapped host memory need. Uninitialised, and to be freed.
+    ///
+    /// # Errors
+    /// [`MemoryError::Unmappable`].
+    pub fn map(&self, address: u64, bytes: u64) -> Result<(), MemoryError> {
+        self.inner.memory.map(address, bytes)
+    }
+
+    /// Copies `len` bytes of memory, and with each byte whether it was ever written.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfBounds`] if one of the ranges does not lie in one allocation.
+    pub fn copy(&self, to: u64, from: u64, len: u64) -> Result<(), MemoryError> {
+        self.inner.memory.copy(to, from, len)
     }
 
     /// Frees an allocation; its addresses are never used again.

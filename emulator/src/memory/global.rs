@@ -22,6 +22,8 @@ const END: u64 = 0x0000_ff00_0000_0000;
 pub(crate) enum Kind {
     /// From the host.
     Buffer,
+    /// From the host, at an address of its choice.
+    Mapped,
     /// A module's `.global` variable.
     Global,
     /// A module's `.const` variable: read only.
@@ -231,6 +233,21 @@ impl Table {
         (address - allocation.base < allocation.size.max(1)).then_some(allocation)
     }
 
+    fn insert(&mut self, allocation: Arc<Allocation>) {
+        let at = self
+            .live
+            .partition_point(|other| other.base < allocation.base);
+        self.live.insert(at, allocation);
+    }
+
+    /// Whether anything lies in a range, or nearer to it than allocations may be.
+    fn overlaps(&self, start: u64, end: u64) -> bool {
+        self.live.iter().any(|other| {
+            other.base < end.saturating_add(ALIGNMENT)
+                && start < (other.base + other.size).saturating_add(ALIGNMENT)
+        })
+    }
+
     /// The allocation nearest to an address, for messages.
     pub(crate) fn nearest(&self, address: u64) -> Option<&Allocation> {
         let after = self
@@ -285,6 +302,17 @@ pub enum MemoryError {
         /// Its length in bytes.
         len: u64,
     },
+    /// Memory cannot be mapped there.
+    #[error(
+        "{len} bytes at {address:#x} cannot be mapped: not a multiple of 256, out of the range of \
+         addresses, or in use"
+    )]
+    Unmappable {
+        /// Start of the range.
+        address: u64,
+        /// Its length in bytes.
+        len: u64,
+    },
 }
 
 /// All of a device's global memory.
@@ -297,10 +325,12 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    pub(crate) fn new(capacity: u64) -> Memory {
+    /// Memory whose allocations start at `offset` behind the usual address.
+    pub(crate) fn new(capacity: u64, offset: u64) -> Memory {
+        let offset = offset.min(END - FIRST) / (2 * ALIGNMENT) * (2 * ALIGNMENT);
         Memory {
             table: RwLock::default(),
-            next: Mutex::new((FIRST, 0)),
+            next: Mutex::new((FIRST + offset, 0)),
             capacity,
             locks: std::array::from_fn(|_| Mutex::new(())),
         }
@@ -345,8 +375,28 @@ impl Memory {
         next.0 = (base + size + RED_ZONE).next_multiple_of(2 * ALIGNMENT) + ALIGNMENT;
         next.1 += size;
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::make_mut(&mut table).live.push(allocation.clone());
+        Arc::make_mut(&mut table).insert(allocation.clone());
         Ok(allocation)
+    }
+
+    /// An allocation at a given address, which does not count as memory of the device.
+    pub(crate) fn map(&self, address: u64, size: u64) -> Result<(), MemoryError> {
+        let wrong = MemoryError::Unmappable { address, len: size };
+        let end = address.saturating_add(size);
+        let outside = address < ALIGNMENT || end > END;
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if outside || !address.is_multiple_of(ALIGNMENT) || table.overlaps(address, end) {
+            return Err(wrong);
+        }
+        let Some(allocation) = Allocation::new(address, size, Kind::Mapped, "") else {
+            return Err(wrong);
+        };
+        let table = Arc::make_mut(&mut table);
+        table
+            .freed
+            .retain(|(base, len)| base + len <= address || *base >= end);
+        table.insert(Arc::new(allocation));
+        Ok(())
     }
 
     pub(crate) fn free(&self, address: u64) -> Result<(), MemoryError> {
@@ -362,7 +412,9 @@ impl Memory {
         let gone = table.live.remove(index);
         let at = table.freed.partition_point(|(base, _)| *base < address);
         table.freed.insert(at, (gone.base, gone.size));
-        next.1 -= gone.size;
+        if gone.kind != Kind::Mapped {
+            next.1 -= gone.size;
+        }
         Ok(())
     }
 
@@ -393,6 +445,31 @@ impl Memory {
         self.with(address, len, |allocation, offset| {
             allocation.fill(offset, byte, len)
         })
+    }
+
+    /// Copies bytes together with whether they were ever written.
+    pub(crate) fn copy(&self, to: u64, from: u64, len: u64) -> Result<(), MemoryError> {
+        const STEP: u64 = 1 << 16;
+        let (source, _) = self.range(from, len)?;
+        let (target, _) = self.range(to, len)?;
+        let (Some(source), Some(target)) = (source.find(from), target.find(to)) else {
+            return Ok(());
+        };
+        let (from, to) = (from - source.base, to - target.base);
+        let mut bytes = vec![0; len.min(STEP) as usize];
+        for at in (0..len).step_by(STEP as usize) {
+            let step = STEP.min(len - at);
+            let bytes = &mut bytes[..step as usize];
+            source.read(from + at, bytes);
+            target.write(to + at, bytes);
+            if !source.range_initialised(from + at, step) {
+                for byte in at..at + step {
+                    let written = source.initialised((from + byte) as usize, 1);
+                    target.mark((to + byte) as usize, 1, written);
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn initialised(&self, address: u64, len: u64) -> Result<bool, MemoryError> {
@@ -426,7 +503,7 @@ mod tests {
 
     #[test]
     fn bytes_come_back_and_the_rest_stays_uninitialised() {
-        let memory = Memory::new(1 << 40);
+        let memory = Memory::new(1 << 40, 0);
         let p = memory.alloc(100, Kind::Buffer, "").unwrap().base;
         memory.write(p + 3, &[1, 2, 3, 4, 5, 6, 7]).unwrap();
         let mut back = [0; 7];
@@ -439,7 +516,7 @@ mod tests {
 
     #[test]
     fn ranges_end_with_their_allocation() {
-        let memory = Memory::new(1 << 40);
+        let memory = Memory::new(1 << 40, 0);
         let p = memory.alloc(64, Kind::Buffer, "").unwrap().base;
         let q = memory.alloc(64, Kind::Buffer, "").unwrap().base;
         assert!(q >= p + 64 + RED_ZONE);
@@ -463,10 +540,57 @@ mod tests {
 
     #[test]
     fn untouched_memory_costs_nothing() {
-        let memory = Memory::new(80 << 30);
+        let memory = Memory::new(80 << 30, 0);
         let p = memory.alloc(10 << 30, Kind::Buffer, "").unwrap().base;
         memory.write(p + (5 << 30), &[7]).unwrap();
         assert!(memory.initialised(p + (5 << 30), 1).unwrap());
         assert!(memory.alloc(71 << 30, Kind::Buffer, "").is_err());
+    }
+
+    #[test]
+    fn copies_carry_along_what_was_never_written() {
+        let memory = Memory::new(1 << 40, 0);
+        let p = memory.alloc(200_000, Kind::Buffer, "").unwrap().base;
+        let q = memory.alloc(200_000, Kind::Buffer, "").unwrap().base;
+        memory.fill(q, 9, 200_000).unwrap();
+        memory.fill(p + 5, 7, 70_000).unwrap();
+        memory.copy(q + 3, p + 1, 100_000).unwrap();
+        let mut back = [0; 2];
+        memory.read(q + 6, &mut back).unwrap();
+        assert_eq!(back, [0, 7]);
+        assert!(memory.initialised(q, 3).unwrap());
+        assert!(!memory.initialised(q + 6, 1).unwrap());
+        assert!(memory.initialised(q + 7, 70_000).unwrap());
+        assert!(!memory.initialised(q + 70_007, 1).unwrap());
+        assert!(memory.initialised(q + 100_003, 99_997).unwrap());
+        assert!(memory.copy(q, p + 1, 200_000).is_err());
+    }
+
+    #[test]
+    fn memory_is_mapped_where_nothing_else_is() {
+        let memory = Memory::new(1000, 1 << 40);
+        let p = memory.alloc(64, Kind::Buffer, "").unwrap().base;
+        assert!(p >= FIRST + (1 << 40));
+        let at = 0x7f12_3456_7800;
+        memory.map(at, 5000).unwrap();
+        memory.write(at + 4000, &[5]).unwrap();
+        for wrong in [at, at - 256, at + 4864, at + 12_345, 0, END] {
+            let error = MemoryError::Unmappable {
+                address: wrong,
+                len: 512,
+            };
+            assert_eq!(memory.map(wrong, 512), Err(error), "{wrong:#x}");
+        }
+        // It lies above, and what is allocated later is found all the same.
+        let q = memory.alloc(900, Kind::Buffer, "").unwrap().base;
+        memory.write(q, &[1]).unwrap();
+        memory.free(at).unwrap();
+        assert!(memory.table().was_freed(at));
+        memory.map(at + 256, 16).unwrap();
+        assert!(!memory.table().was_freed(at + 256));
+        assert!(
+            memory.alloc(37, Kind::Buffer, "").is_err(),
+            "only the device's own counts"
+        );
     }
 }
