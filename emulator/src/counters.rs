@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::bind::Program;
 use crate::isa::Class;
+use crate::warning::{Warning, Warnings};
 
 /// Counted by one worker; sums do not depend on the order in which they are added up.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +16,7 @@ pub(crate) struct Counters {
     pub shared_wavefronts: u64,
     pub shared_ideal: u64,
     pub barriers: u64,
+    pub warnings: Warnings,
 }
 
 impl Counters {
@@ -34,6 +36,7 @@ impl Counters {
         self.shared_wavefronts += other.shared_wavefronts;
         self.shared_ideal += other.shared_ideal;
         self.barriers += other.barriers;
+        self.warnings.add(&other.warnings);
     }
 }
 
@@ -59,6 +62,8 @@ pub struct LaunchStats {
     pub bank_conflicts: u64,
     /// Barriers, counted once per warp.
     pub barriers: u64,
+    /// What works but should not be relied on, by PTX line.
+    pub warnings: Vec<Warning>,
 }
 
 impl LaunchStats {

@@ -11,8 +11,13 @@ use crate::machine::{self, Failure, Launch, Stop};
 use crate::memory::global::{Kind as AllocationKind, Memory, MemoryError};
 use crate::memory::{SHARED_BASE, Window};
 use crate::violation::{EmulatorError, Kind, Violation};
+use crate::warning::{Warning, Warnings};
 
-/// Which rules launches are checked against. Bounds are always checked.
+/// Which rules launches are checked against.
+///
+/// Memory (bounds, alignment, spaces) and synchronisation (barriers, collectives, deadlock) are always
+/// checked: the former costs one comparison per warp and access, and without either there is nothing
+/// that a run could go on with. What can be switched off is what needs a shadow of the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Checks {
@@ -20,18 +25,24 @@ pub struct Checks {
     pub init: bool,
     /// Accesses to shared memory that nothing orders.
     pub race: bool,
+    /// Warn where lanes come to an `.aligned` instruction in different groups. Not among
+    /// [`Checks::ALL`]: lanes meet where their positions do, so a branch that is laid out behind the
+    /// place where it joins again is told too.
+    pub converged: bool,
 }
 
 impl Checks {
-    /// All of them.
+    /// All that find bugs only.
     pub const ALL: Checks = Checks {
         init: true,
         race: true,
+        converged: false,
     };
     /// None but bounds and alignment, without which nothing could run.
     pub const NONE: Checks = Checks {
         init: false,
         race: false,
+        converged: false,
     };
 }
 
@@ -442,7 +453,11 @@ impl Emulator {
             threads => threads,
         };
         match machine::run(&launch, threads) {
-            Ok(counters) => Ok(LaunchStats::new(program, &counters)),
+            Ok(counters) => {
+                let mut stats = LaunchStats::new(program, &counters);
+                stats.warnings = warnings(&launch, kernel, &counters.warnings);
+                Ok(stats)
+            }
             Err(Stop::Emulator(error)) => Err(error.into()),
             Err(Stop::Program(failure)) => Err(LaunchError::Violation(Box::new(violation(
                 &launch, kernel, *failure,
@@ -570,24 +585,6 @@ fn violation(launch: &Launch<'_>, kernel: &Kernel, failure: Failure) -> Violatio
         .nth((line as usize).saturating_sub(1))
         .unwrap_or("")
         .trim();
-    let source_line = about.and_then(|about| about.source).map(|(file, line)| {
-        let name = module
-            .module
-            .files
-            .iter()
-            .find(|(number, _)| *number == file);
-        (
-            name.map_or_else(|| format!("file {file}"), |(_, name)| name.clone()),
-            line,
-        )
-    });
-    let [x, y, _] = launch.grid.map(u64::from);
-    let block = [
-        failure.block % x,
-        failure.block / x % y,
-        failure.block / (x * y),
-    ]
-    .map(|c| c as u32);
     let mut kind = failure.fault.kind;
     if let Kind::SharedRace { line, .. } = &mut kind {
         *line = program
@@ -600,14 +597,38 @@ fn violation(launch: &Launch<'_>, kernel: &Kernel, failure: Failure) -> Violatio
         kernel: program.name.clone(),
         line,
         instruction: text.to_string(),
-        source_line,
-        block,
+        source_line: source_line(kernel, failure.pc),
+        block: launch.coordinates(failure.block),
         warp: failure.warp as u32,
         lanes: failure.fault.lanes,
         address: failure.fault.address,
         place: failure.fault.address.map(|address| place(launch, address)),
         seed: launch.seed,
     }
+}
+
+/// File and line of the CUDA source that an instruction comes from.
+fn source_line(kernel: &Kernel, pc: u32) -> Option<(String, u32)> {
+    let (file, line) = kernel.program.about.get(pc as usize)?.source?;
+    let files = &kernel.module.inner.module.files;
+    let name = files.iter().find(|(number, _)| *number == file);
+    let name = name.map_or_else(|| format!("file {file}"), |(_, name)| name.clone());
+    Some((name, line))
+}
+
+/// Tells the warnings of a launch.
+fn warnings(launch: &Launch<'_>, kernel: &Kernel, warnings: &Warnings) -> Vec<Warning> {
+    let about = &launch.program.about;
+    let tell = |((pc, kind), met): (&(u32, crate::WarningKind), &crate::warning::Met)| Warning {
+        kind: *kind,
+        line: about.get(*pc as usize).map_or(0, |about| about.line),
+        source_line: source_line(kernel, *pc),
+        block: launch.coordinates(met.block),
+        warp: met.warp as u32,
+        lanes: met.lanes,
+        count: met.count,
+    };
+    warnings.met.iter().map(tell).collect()
 }
 
 /// Where an address lies.

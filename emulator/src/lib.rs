@@ -59,6 +59,7 @@ mod simd;
 mod tensor;
 mod types;
 mod violation;
+mod warning;
 mod warp;
 
 pub use bind::{LoadError, Parameter};
@@ -71,3 +72,4 @@ pub use gpu::Gpu;
 pub use isa::{Class, InstructionInfo, instructions};
 pub use memory::MemoryError;
 pub use violation::{Access, EmulatorError, Kind, Space, Violation};
+pub use warning::{Warning, WarningKind};

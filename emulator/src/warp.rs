@@ -8,11 +8,12 @@
 use crate::counters::Counters;
 use crate::isa::Inst;
 use crate::isa::async_copy::Copies;
-use crate::machine::{Launch, Request};
+use crate::machine::{Launch, Random, Request};
 use crate::memory::LOCAL_BASE;
 use crate::memory::bytes::Bytes;
 use crate::memory::shared::Shared;
 use crate::violation::{Fault, Kind};
+use crate::warning::{Met, WarningKind};
 
 /// One value per lane, aligned for vector loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,10 @@ pub(crate) struct Warp<'a> {
     /// Asynchronous copies under way.
     pub copies: &'a mut Copies,
     pub counters: &'a mut Counters,
+    /// For what the hardware leaves open.
+    pub random: &'a mut Random,
+    /// Index of the block.
+    pub block: u64,
     /// Number of the warp in its block.
     pub index: usize,
     /// Position of the instruction.
@@ -85,6 +90,30 @@ impl<'a> Warp<'a> {
         let offset = u32::try_from(address).ok()?.checked_sub(LOCAL_BASE)?;
         let [low, high] = self.local.get(lane)?.words::<2>(offset);
         Some(u64::from(high) << 32 | u64::from(low))
+    }
+
+    /// Notes something of lanes at the present instruction that should not be relied on.
+    #[cold]
+    pub(crate) fn warn(&mut self, kind: WarningKind, lanes: u32) {
+        let (block, warp, count) = (self.block, self.index, 1);
+        let met = Met {
+            block,
+            warp,
+            lanes,
+            count,
+        };
+        self.counters.warnings.note(kind, self.pc, met);
+    }
+
+    /// The lanes of a mask in an order that the seed draws, and how many there are.
+    pub(crate) fn shuffled(&mut self, mask: u32) -> ([u8; 32], usize) {
+        let (mut lanes, mut count) = ([0; 32], 0);
+        for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
+            lanes[count] = lane;
+            count += 1;
+        }
+        self.random.shuffle(&mut lanes[..count]);
+        (lanes, count)
     }
 
     /// Fails if a lane of `mask` is not among the `valid` ones.

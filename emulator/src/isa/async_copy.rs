@@ -108,6 +108,13 @@ impl Copies {
         self.committed = [0; 32];
     }
 
+    /// Lanes that have copies under way.
+    pub(crate) fn lanes(&self) -> u32 {
+        self.pending
+            .iter()
+            .fold(0, |lanes, copy| lanes | copy.lanes)
+    }
+
     fn commit(&mut self, mask: u32) {
         for lane in lanes_of(mask) {
             self.committed[lane] += 1;

@@ -1,11 +1,11 @@
 //! Atomic operations and reductions in memory.
 //!
-//! Lanes of one instruction take effect one after the other, from the lowest.
+//! Lanes of one instruction take effect one after the other, in an order that the seed draws.
 
 use half::{bf16, f16};
 
 use super::prelude::*;
-use crate::memory::access::{Addresses, lanes_of, space};
+use crate::memory::access::{Addresses, space};
 use crate::memory::global::Allocation;
 use crate::memory::{SHARED_BASE, Window};
 use crate::violation::{Access, Fault};
@@ -199,7 +199,8 @@ fn global(
     } else {
         operation.op
     };
-    for lane in lanes_of(m) {
+    let (lanes, count) = w.shuffled(m);
+    for lane in lanes[..count].iter().map(|lane| usize::from(*lane)) {
         let address = addresses.at[lane];
         let memory = w.launch.memory;
         let allocation = w.allocation(
@@ -255,7 +256,8 @@ fn shared(
     let memory = (SHARED_BASE, w.shared.bytes.size());
     let offsets = w.offsets(space::SHARED, Access::Atomic, addresses, (m, bytes), memory)?;
     w.touch_shared::<1>(Access::Atomic, &offsets, m, bytes)?;
-    for lane in lanes_of(m) {
+    let (lanes, count) = w.shuffled(m);
+    for lane in lanes[..count].iter().map(|lane| usize::from(*lane)) {
         let at = offsets[lane];
         let memory = &mut w.shared.bytes;
         old[lane] = if bytes == 8 {

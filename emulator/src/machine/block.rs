@@ -93,14 +93,8 @@ impl Block {
 
     /// Makes it the block of this index, before its first instruction.
     pub(super) fn start(&mut self, launch: &Launch<'_>, index: u64) {
-        let [x, y, _] = launch.grid.map(u64::from);
         self.index = index;
-        self.coordinates = [
-            index % x.max(1),
-            index / x.max(1) % y.max(1),
-            index / (x * y).max(1),
-        ]
-        .map(|c| c as u32);
+        self.coordinates = launch.coordinates(index);
         self.random = Random::new(launch.seed, index);
         self.executed = 0;
         let warps = self.warps.len();
@@ -223,6 +217,8 @@ impl Block {
             local: &mut state.local,
             copies: &mut state.copies,
             counters,
+            random: &mut self.random,
+            block: self.index,
             index: at,
             pc: 0,
             live: state.groups.live,

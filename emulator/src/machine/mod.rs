@@ -44,6 +44,12 @@ impl Launch<'_> {
         self.grid.iter().map(|extent| u64::from(*extent)).product()
     }
 
+    /// Coordinates in the grid of the block with this index.
+    pub(crate) fn coordinates(&self, block: u64) -> [u32; 3] {
+        let [x, y, _] = self.grid.map(|extent| u64::from(extent.max(1)));
+        [block % x, block / x % y, block / (x * y)].map(|c| c as u32)
+    }
+
     pub(crate) fn threads(&self) -> u32 {
         self.block.iter().product()
     }
@@ -230,6 +236,13 @@ impl Random {
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ z >> 31
+    }
+
+    /// Puts things in a random order.
+    pub(crate) fn shuffle<T>(&mut self, things: &mut [T]) {
+        for end in (1..things.len()).rev() {
+            things.swap(end, self.below(end as u64 + 1) as usize);
+        }
     }
 
     /// A number below `bound`, which is not 0.

@@ -1,8 +1,9 @@
 //! The inner loop: a group of lanes, instruction by instruction.
 
 use super::lanes::{Group, Groups, State};
-use crate::isa::{Flow, Inst, Together};
+use crate::isa::{Flow, Inst, Mod, Together};
 use crate::violation::{Fault, Kind};
+use crate::warning::WarningKind;
 use crate::warp::Warp;
 
 /// Where a group was left.
@@ -75,6 +76,9 @@ pub(super) fn run_group(
         if inst.together != Together::No && active != 0 {
             let ready = together(warp, inst, active)?;
             if ready != mask {
+                if ready != active && warp.launch.checks.converged && aligned(warp) {
+                    warp.warn(WarningKind::NotConverged, active);
+                }
                 if ready != 0 {
                     // Those that are complete run; what is left of the group comes later.
                     let flow = (inst.exec)(warp, inst, ready);
@@ -191,6 +195,10 @@ pub(super) fn run_group(
                     return Ok(Left::Somewhere);
                 }
                 Flow::Exit => {
+                    let pending = warp.copies.lanes() & active;
+                    if pending != 0 {
+                        warp.warn(WarningKind::PendingCopies, pending);
+                    }
                     groups.put(Group {
                         mask: mask & !active,
                         pc: group.pc + 1,
@@ -230,6 +238,16 @@ pub(super) fn run_group(
     }
     groups.put(group);
     Ok(Left::Somewhere)
+}
+
+/// Whether the instruction promises that all lanes of the warp come to it together.
+#[cold]
+fn aligned(warp: &Warp<'_>) -> bool {
+    let about = warp.launch.program.about.get(warp.pc as usize);
+    about.is_some_and(|about| {
+        let says = |spec: &Mod| matches!(spec, Mod::Need("aligned"));
+        about.row.opcode == "bar" || about.row.mods.iter().any(says)
+    })
 }
 
 /// Which of the lanes that have come to a collective instruction can run it now: those of whom all
