@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 use crate::isa::{Exec, ExecFn, Flow, Inst};
+use crate::tensor::{self, Rule};
 use crate::warp::Warp;
 
 /// The body of `E` for this processor.
@@ -35,6 +36,22 @@ fn plain<E: Exec>(warp: &mut Warp<'_>, inst: &Inst, mask: u32) -> Flow {
             Flow::Fault
         }
     }
+}
+
+/// Adds products of 8 rows as a tensor core does, see [`tensor::multiply`].
+pub(crate) fn multiply_exactly(rule: &Rule, a: &[f32], b: &[[f32; 8]], c: &mut [f32; 64]) {
+    #[cfg(target_arch = "x86_64")]
+    if wide() {
+        // SAFETY: `wide` saw the target features that the function is compiled for.
+        return unsafe { multiply_exactly_avx2(rule, a, b, c) };
+    }
+    tensor::multiply(rule, a, b, c);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn multiply_exactly_avx2(rule: &Rule, a: &[f32], b: &[[f32; 8]], c: &mut [f32; 64]) {
+    tensor::multiply(rule, a, b, c);
 }
 
 /// Widens halves to `f32`, exactly; `to` and `from` are used up to the shorter length.

@@ -46,6 +46,12 @@ const PARTS: &[Part] = &[
         sources: EMULATED,
         steps: |_| Ok(random_cases("prefill_random", "random_cases", 8)),
     },
+    Part {
+        name: "mma-rounding",
+        about: "tensor operations: a million random tiles against a model of the published rule",
+        sources: &["Cargo.lock", "emulator/src", "emulator/tests/mma"],
+        steps: |_| Ok(random_tiles(8)),
+    },
 ];
 
 /// One command of a part.
@@ -91,6 +97,24 @@ fn random_cases(test: &str, filter: &str, steps: u64) -> Vec<Step> {
             ],
             sources: Vec::new(),
         }
+    };
+    (1..=steps).map(step).collect()
+}
+
+/// Steps of as many random tiles for each form and mode of `mma`, of which there are 48.
+fn random_tiles(steps: u64) -> Vec<Step> {
+    const TILES: u64 = 2816;
+    let step = |seed: u64| Step {
+        name: format!("seed-{seed}"),
+        command: words(
+            "cargo test --release -p ptx-emulator --test mma",
+            Some("random_tiles"),
+        ),
+        variables: vec![
+            ("EMULATOR_TILES", TILES.to_string()),
+            ("EMULATOR_SEED", (1 + seed).to_string()),
+        ],
+        sources: Vec::new(),
     };
     (1..=steps).map(step).collect()
 }

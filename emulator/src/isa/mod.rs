@@ -74,6 +74,8 @@ mod logic;
 pub(crate) mod matching;
 pub(crate) mod matrix;
 mod memory;
+mod mma;
+mod mma_integer;
 mod moves;
 mod narrow;
 mod special;
@@ -96,6 +98,8 @@ static FAMILIES: &[&[Row]] = &[
     moves::ROWS,
     memory::ROWS,
     matrix::ROWS,
+    mma::ROWS,
+    mma_integer::ROWS,
     control::ROWS,
     sync::ROWS,
 ];

@@ -1,0 +1,432 @@
+//! `mma.sync` of floating-point numbers.
+//!
+//! Over the warp, a fragment register is a tile of 8 rows of 128 bits: lane `4 * row + t` has the
+//! `t`-th word of its row. So the 32 words of a register are the tile itself in row-major order,
+//! whatever the elements are, and an operand is a handful of tiles: A has one for each half of its
+//! rows and each 128 bits of k, B (as columns) one for each 128 bits of k. C and D hold two elements
+//! of a row in each lane.
+
+use half::f16;
+
+use super::prelude::*;
+use crate::device::MmaMode;
+use crate::numerics::{NAN32, soft};
+use crate::simd;
+use crate::tensor::{Output, Rule};
+
+pub(super) const TITLE: &str = "Multiply-and-Accumulate Instruction: mma";
+const HALVES: Mod = types(&[F16]);
+const BRAINS: Mod = types(&[BF16]);
+const TENSORS: Mod = types(&[TF32]);
+const EIGHTS: Mod = types(&[E4M3, E5M2]);
+const FLOATS: Mod = types(&[F32]);
+const DOUBLES: Mod = types(&[F64]);
+
+/// A row of `mma.sync.aligned.SHAPE.row.col.D.A.B.C`: numbers of registers of A, B, and of C and D,
+/// the type of the latter, and what has to be there.
+macro_rules! mma_row {
+    ($shape:literal, $d:expr, $a:expr, $na:literal, $nb:literal, $nc:literal, $ty:expr, $from:expr, $since:expr) => {
+        row("mma", TITLE, Class::Tensor)
+            .mods(&[
+                need("sync"),
+                need("aligned"),
+                need($shape),
+                need("row"),
+                need("col"),
+                $d,
+                $a,
+                $a,
+                $d,
+            ])
+            .args(&[
+                DV(Is($ty), Count::Fixed($nc)),
+                SV(Is($from), Count::Fixed($na)),
+                SV(Is($from), Count::Fixed($nb)),
+                SV(Is($ty), Count::Fixed($nc)),
+            ])
+            .since($since.0, $since.1, $since.2)
+            .together(Together::Warp)
+            .exec(multiply)
+    };
+}
+
+const AMPERE: (u32, u32, u32) = (80, 7, 0);
+const TURING: (u32, u32, u32) = (75, 6, 5);
+const ADA: (u32, u32, u32) = (89, 8, 4);
+const ADA_LATER: (u32, u32, u32) = (89, 8, 7);
+
+pub(super) static ROWS: &[Row] = &[
+    mma_row!("m16n8k16", FLOATS, HALVES, 4, 2, 4, F32, B32, AMPERE),
+    mma_row!("m16n8k16", FLOATS, BRAINS, 4, 2, 4, F32, B32, AMPERE),
+    mma_row!("m16n8k16", HALVES, HALVES, 4, 2, 2, B32, B32, AMPERE),
+    mma_row!("m16n8k8", FLOATS, HALVES, 2, 1, 4, F32, B32, TURING),
+    mma_row!("m16n8k8", FLOATS, BRAINS, 2, 1, 4, F32, B32, AMPERE),
+    mma_row!("m16n8k8", HALVES, HALVES, 2, 1, 2, B32, B32, TURING),
+    mma_row!("m16n8k8", FLOATS, TENSORS, 4, 2, 4, F32, B32, AMPERE),
+    mma_row!("m16n8k4", FLOATS, TENSORS, 2, 1, 4, F32, B32, AMPERE),
+    mma_row!("m16n8k32", FLOATS, EIGHTS, 4, 2, 4, F32, B32, ADA),
+    mma_row!("m16n8k32", HALVES, EIGHTS, 4, 2, 2, B32, B32, ADA_LATER),
+    mma_row!("m16n8k16", FLOATS, EIGHTS, 2, 1, 4, F32, B32, ADA_LATER),
+    mma_row!("m16n8k16", HALVES, EIGHTS, 2, 1, 2, B32, B32, ADA_LATER),
+    mma_row!("m8n8k4", DOUBLES, DOUBLES, 1, 1, 2, F64, F64, AMPERE),
+];
+
+/// Names of the types of elements, in the order of their codes in [`Mma`].
+const ELEMENTS: [&str; 13] = [
+    "f16", "e5m2", "e4m3", "bf16", "tf32", "f32", "f64", "s32", "s8", "u8", "s4", "u4", "b1",
+];
+const F16_CODE: usize = 0;
+const E5M2_CODE: usize = 1;
+const E4M3_CODE: usize = 2;
+
+/// What `inst.aux` of an `mma` says.
+#[derive(Clone, Copy)]
+pub(super) struct Mma(u64);
+
+impl Mma {
+    /// A shape, and the types of A, B and of C and D.
+    pub(super) fn new(rows: u64, k: u64, types: [&str; 3]) -> Mma {
+        let code = |name: &str| ELEMENTS.iter().position(|e| *e == name).unwrap_or(0) as u64;
+        let [a, b, c] = types.map(code);
+        Mma(k | rows << 16 | a << 24 | b << 32 | c << 40)
+    }
+    pub(super) fn of(inst: &Inst) -> Mma {
+        Mma(inst.aux)
+    }
+    pub(super) fn word(self) -> u64 {
+        self.0
+    }
+    pub(super) fn k(self) -> usize {
+        (self.0 & 0xffff) as usize
+    }
+    pub(super) fn rows(self) -> usize {
+        (self.0 >> 16 & 0xff) as usize
+    }
+    /// Codes of the types of A, B and C.
+    pub(super) fn types(self) -> [usize; 3] {
+        [24, 32, 40].map(|at| (self.0 >> at) as usize & 0xf)
+    }
+    fn half(self) -> bool {
+        self.types()[2] == F16_CODE
+    }
+}
+
+/// Name and operations of a tensor instruction: two for each multiply-add.
+pub(crate) fn describe(inst: &Inst) -> (String, u64) {
+    let mma = Mma::of(inst);
+    let (rows, k) = (mma.rows() as u64, mma.k() as u64);
+    let [a, b, c] = mma
+        .types()
+        .map(|code| ELEMENTS.get(code).copied().unwrap_or("?"));
+    (format!("m{rows}n8k{k}.{c}.{a}.{b}.{c}"), 2 * rows * 8 * k)
+}
+
+/// The numbers behind `m`, `n` and `k` in the name of a shape.
+pub(super) fn dimensions(shape: &str) -> Option<[u64; 3]> {
+    let (m, rest) = shape.strip_prefix('m')?.split_once('n')?;
+    let (n, k) = rest.split_once('k')?;
+    Some([m.parse().ok()?, n.parse().ok()?, k.parse().ok()?])
+}
+
+/// Rows and k of the shape that a form names.
+pub(super) fn shape(f: &Form<'_>) -> Option<(u64, u64)> {
+    let token = f
+        .chosen
+        .iter()
+        .flatten()
+        .find(|token| token.starts_with('m'))?;
+    let [m, _, k] = dimensions(token)?;
+    Some((m, k))
+}
+
+fn multiply(f: &mut Form<'_>) -> Option<ExecFn> {
+    let (rows, k) = shape(f)?;
+    let types = [f.ty(1), f.ty(2), f.ty(0)].map(Type::token);
+    f.aux = Mma::new(rows, k, types).word();
+    Some(match (f.ty(1), k) {
+        (F64, _) => exec!(|w, i, m| doubles(w, i, m)),
+        (F16, 16) => exec!(|w, i, m| mma::<Halves, 16>(w, i, m)),
+        (F16, _) => exec!(|w, i, m| mma::<Halves, 8>(w, i, m)),
+        (BF16, 16) => exec!(|w, i, m| mma::<Brains, 16>(w, i, m)),
+        (BF16, _) => exec!(|w, i, m| mma::<Brains, 8>(w, i, m)),
+        (TF32, 8) => exec!(|w, i, m| mma::<Tensors, 8>(w, i, m)),
+        (TF32, _) => exec!(|w, i, m| mma::<Tensors, 4>(w, i, m)),
+        (_, 32) => exec!(|w, i, m| mma::<Eights, 32>(w, i, m)),
+        (_, _) => exec!(|w, i, m| mma::<Eights, 16>(w, i, m)),
+    })
+}
+
+/// A format of A and B.
+trait Factors {
+    /// Elements in 128 bits.
+    const WIDTH: usize;
+    /// The tile in a register, row-major; `code` is that of the type.
+    fn widen(words: &[u32; 32], code: usize, out: &mut [f32; 128]);
+}
+
+struct Halves;
+struct Brains;
+struct Tensors;
+struct Eights;
+
+impl Factors for Halves {
+    const WIDTH: usize = 8;
+    #[inline(always)]
+    fn widen(words: &[u32; 32], _: usize, out: &mut [f32; 128]) {
+        let mut halves = [0; 64];
+        for lane in 0..32 {
+            halves[2 * lane] = words[lane] as u16;
+            halves[2 * lane + 1] = (words[lane] >> 16) as u16;
+        }
+        simd::widen_f16(&halves, &mut out[..64]);
+    }
+}
+
+impl Factors for Brains {
+    const WIDTH: usize = 8;
+    #[inline(always)]
+    fn widen(words: &[u32; 32], _: usize, out: &mut [f32; 128]) {
+        for lane in 0..32 {
+            out[2 * lane] = f32::from_bits(words[lane] << 16);
+            out[2 * lane + 1] = f32::from_bits(words[lane] & 0xffff_0000);
+        }
+    }
+}
+
+impl Factors for Tensors {
+    const WIDTH: usize = 4;
+    #[inline(always)]
+    fn widen(words: &[u32; 32], _: usize, out: &mut [f32; 128]) {
+        for lane in 0..32 {
+            out[lane] = f32::from_bits(words[lane] & 0xffff_e000);
+        }
+    }
+}
+
+impl Factors for Eights {
+    const WIDTH: usize = 16;
+    #[inline(always)]
+    fn widen(words: &[u32; 32], code: usize, out: &mut [f32; 128]) {
+        let bytes: [u8; 128] = std::array::from_fn(|n| (words[n / 4] >> (8 * (n % 4))) as u8);
+        if code == E5M2_CODE {
+            let halves: [u16; 128] = std::array::from_fn(|n| u16::from(bytes[n]) << 8);
+            simd::widen_f16(&halves, out);
+        } else {
+            for n in 0..128 {
+                let magnitude = u32::from(bytes[n] & 0x7f);
+                // The fields of the format, as those of a tiny `f32`.
+                let value = (f32::from_bits(magnitude << 20) * f32::from_bits(247 << 23)).to_bits();
+                let value = if magnitude == 0x7f { NAN32 } else { value };
+                out[n] = f32::from_bits(value | u32::from(bytes[n] & 0x80) << 24);
+            }
+        }
+    }
+}
+
+/// D = A * B + C for A of 16 x K and B of K x 8.
+#[inline(always)]
+fn mma<F: Factors, const K: usize>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
+    let spec = Mma::of(i);
+    let ([code_a, code_b, _], half) = (spec.types(), spec.half());
+    let parts = K / F::WIDTH;
+    let mut tile = [0.0f32; 128];
+    // B, k-major: row k has the 8 columns.
+    let mut b = [[0.0f32; 8]; K];
+    for part in 0..parts {
+        F::widen(&w.r32(i.s[3 * parts - parts + part]).0, code_b, &mut tile);
+        for k in 0..F::WIDTH {
+            for n in 0..8 {
+                b[F::WIDTH * part + k][n] = tile[F::WIDTH * n + k];
+            }
+        }
+    }
+    // Rows 0 to 7 and 8 to 15; nothing is written before all is read.
+    let mut c = [[0.0f32; 64]; 2];
+    for upper in 0..2 {
+        let mut a = [[0.0f32; K]; 8];
+        for part in 0..parts {
+            F::widen(&w.r32(i.s[2 * part + upper]).0, code_a, &mut tile);
+            for row in 0..8 {
+                let from = &tile[F::WIDTH * row..][..F::WIDTH];
+                a[row][F::WIDTH * part..][..F::WIDTH].copy_from_slice(from);
+            }
+        }
+        let c = &mut c[upper];
+        let first = 3 * parts + if half { upper } else { 2 * upper };
+        if half {
+            Halves::widen(&w.r32(i.s[first]).0, F16_CODE, &mut tile);
+            c.copy_from_slice(&tile[..64]);
+        } else {
+            let (even, odd) = (&w.r32(i.s[first]).0, &w.r32(i.s[first + 1]).0);
+            for lane in 0..32 {
+                c[2 * lane] = f32::from_bits(even[lane]);
+                c[2 * lane + 1] = f32::from_bits(odd[lane]);
+            }
+        }
+        match rule(w.launch.mma, spec, F::WIDTH) {
+            None => multiply_rows(&a, &b, c),
+            Some(rule) => simd::multiply_exactly(&rule, a.as_flattened(), &b, c),
+        }
+    }
+    let valid = [0, 1].map(|upper| validity(w, i, 2, parts, upper));
+    for upper in 0..2 {
+        let (c, valid) = (&c[upper], valid[upper]);
+        if half {
+            let mut out = [0; 32];
+            for lane in 0..32 {
+                out[lane] = round_half(c[2 * lane]) | round_half(c[2 * lane + 1]) << 16;
+            }
+            w.set32(i.d[upper], m, valid[0] & valid[1], &out);
+        } else {
+            let (mut even, mut odd) = ([0; 32], [0; 32]);
+            for lane in 0..32 {
+                even[lane] = canonical(c[2 * lane]);
+                odd[lane] = canonical(c[2 * lane + 1]);
+            }
+            w.set32(i.d[2 * upper], m, valid[0], &even);
+            w.set32(i.d[2 * upper + 1], m, valid[1], &odd);
+        }
+    }
+    Ok(Flow::Next)
+}
+
+/// How a generation adds up these types; `None` where it is to be fast.
+fn rule(mode: MmaMode, spec: Mma, width: usize) -> Option<Rule> {
+    let codes = spec.types();
+    let eights = matches!(codes[0], E4M3_CODE | E5M2_CODE);
+    // Ampere and Ada take 128 bits of k at a time, Hopper all.
+    let (bits, block) = match mode {
+        MmaMode::Fast => return None,
+        MmaMode::Ampere if eights => (13, width),
+        MmaMode::Ampere => (24, width),
+        MmaMode::Hopper => (25, spec.k()),
+    };
+    let least = |code: usize| match code {
+        F16_CODE | E5M2_CODE => -14,
+        E4M3_CODE => -6,
+        _ => -126,
+    };
+    Some(Rule {
+        bits,
+        block,
+        least: codes.map(least),
+        output: match (spec.half(), bits) {
+            (true, _) => Output::Half,
+            (false, 13) => Output::Float { fraction: 13 },
+            (false, _) => Output::Float { fraction: 23 },
+        },
+    })
+}
+
+/// Adds the product of 8 rows of A with B, in the order of k, each step rounded once.
+#[inline(always)]
+fn multiply_rows<const K: usize>(a: &[[f32; K]; 8], b: &[[f32; 8]; K], c: &mut [f32; 64]) {
+    for rows in 0..2 {
+        let mut sums = [[0.0f32; 8]; 4];
+        for row in 0..4 {
+            sums[row].copy_from_slice(&c[8 * (4 * rows + row)..][..8]);
+        }
+        for k in 0..K {
+            for row in 0..4 {
+                let factor = a[4 * rows + row][k];
+                for n in 0..8 {
+                    sums[row][n] = factor.mul_add(b[k][n], sums[row][n]);
+                }
+            }
+        }
+        for row in 0..4 {
+            c[8 * (4 * rows + row)..][..8].copy_from_slice(&sums[row]);
+        }
+    }
+}
+
+/// The bits of a value, with the only NaN that tensor cores give.
+#[inline(always)]
+fn canonical(value: f32) -> u32 {
+    if value.is_nan() {
+        NAN32
+    } else {
+        value.to_bits()
+    }
+}
+
+fn round_half(value: f32) -> u32 {
+    if value.is_nan() {
+        0x7fff
+    } else {
+        u32::from(f16::from_f32(value).to_bits())
+    }
+}
+
+/// Which lanes of the two destinations (of this block of 8 rows, of `halves`) depend on
+/// initialised values only. `parts` is how many registers B has.
+#[inline(always)]
+pub(super) fn validity(
+    w: &Warp<'_>,
+    i: &Inst,
+    halves: usize,
+    parts: usize,
+    upper: usize,
+) -> [u32; 2] {
+    let all =
+        i.s.iter()
+            .take(usize::from(i.ns))
+            .fold(u32::MAX, |all, slot| all & w.valid32(*slot));
+    if all == u32::MAX {
+        return [u32::MAX; 2];
+    }
+    partial_validity(halves, parts, upper, usize::from(i.nd), |k| {
+        w.valid32(i.s[k])
+    })
+}
+
+/// The same, if there are lanes that are not.
+#[inline(never)]
+pub(super) fn partial_validity(
+    halves: usize,
+    parts: usize,
+    upper: usize,
+    destinations: usize,
+    source: impl Fn(usize) -> u32,
+) -> [u32; 2] {
+    let mut a = u32::MAX;
+    let mut b = u32::MAX;
+    for part in 0..parts {
+        a &= source(halves * part + upper);
+        b &= source(halves * parts + part);
+    }
+    let whole = |lanes: u32, row: u32| lanes >> (4 * row) & 0xf == 0xf;
+    let packed = destinations == halves;
+    let first = (halves + 1) * parts + if packed { upper } else { 2 * upper };
+    std::array::from_fn(|odd| {
+        let c = source(if packed { first } else { first + odd });
+        (0..32).fold(0, |valid, lane: u32| {
+            let good =
+                whole(a, lane / 4) && whole(b, 2 * (lane % 4) + odd as u32) && c >> lane & 1 != 0;
+            valid | u32::from(good) << lane
+        })
+    })
+}
+
+/// `m8n8k4` of `f64`: a chain of fused multiply-adds in the order of k.
+#[inline(always)]
+fn doubles(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
+    let [a, b, even, odd] = [0, 1, 2, 3].map(|k| w.get::<f64>(i.s[k]));
+    let mut out = [even, odd];
+    for lane in 0..32 {
+        for (column, out) in out.iter_mut().enumerate() {
+            let (row, n) = (lane / 4, 2 * (lane % 4) + column);
+            for k in 0..4 {
+                out[lane] = a[4 * row + k].mul_add(b[4 * n + k], out[lane]);
+            }
+            if out[lane].is_nan() {
+                out[lane] = f64::from_bits(soft::F64.nan);
+            }
+        }
+    }
+    let source = |k: usize| w.valid::<f64>(i.s[k]);
+    let valid = partial_validity(1, 1, 0, 2, source);
+    w.put(i.d[0], m, valid[0], out[0]);
+    w.put(i.d[1], m, valid[1], out[1]);
+    Ok(Flow::Next)
+}
