@@ -73,3 +73,7 @@ pub use isa::{Class, InstructionInfo, instructions};
 pub use memory::MemoryError;
 pub use violation::{Access, EmulatorError, Kind, Space, Violation};
 pub use warning::{Warning, WarningKind};
+
+/// Random programs, for the fuzzer in `fuzz/`.
+#[cfg(fuzzing)]
+pub use isa::generate;

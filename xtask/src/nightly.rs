@@ -52,9 +52,21 @@ const PARTS: &[Part] = &[
         sources: &["Cargo.lock", "emulator/src", "emulator/tests/mma"],
         steps: |_| Ok(random_tiles(8)),
     },
+    Part {
+        name: "fuzz",
+        about: "the emulator's parser, binder and machine, fuzzed 10.5 million times",
+        sources: &[
+            "Cargo.lock",
+            "emulator/src",
+            "emulator/fuzz/fuzz_targets",
+            "scripts/fuzz.sh",
+        ],
+        steps: |_| Ok([fuzz("text", 10, 1_000_000), fuzz("machine", 10, 50_000)].concat()),
+    },
 ];
 
 /// One command of a part.
+#[derive(Clone)]
 struct Step {
     name: String,
     command: Vec<String>,
@@ -114,6 +126,17 @@ fn random_tiles(steps: u64) -> Vec<Step> {
             ("EMULATOR_TILES", TILES.to_string()),
             ("EMULATOR_SEED", (1 + seed).to_string()),
         ],
+        sources: Vec::new(),
+    };
+    (1..=steps).map(step).collect()
+}
+
+/// Runs of a fuzzer, each from another seed.
+fn fuzz(target: &str, steps: u64, runs: u64) -> Vec<Step> {
+    let step = |seed: u64| Step {
+        name: format!("{target}-{seed:02}"),
+        command: words(&format!("scripts/fuzz.sh {target} {runs} {seed}"), None),
+        variables: Vec::new(),
         sources: Vec::new(),
     };
     (1..=steps).map(step).collect()

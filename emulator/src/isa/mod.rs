@@ -68,6 +68,8 @@ pub(crate) mod control;
 mod convert;
 mod exchange;
 mod float;
+#[cfg(any(test, fuzzing))]
+pub mod generate;
 mod half;
 mod integer;
 mod logic;
