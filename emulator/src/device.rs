@@ -454,7 +454,8 @@ impl Emulator {
         };
         match machine::run(&launch, threads) {
             Ok(counters) => {
-                let mut stats = LaunchStats::new(program, &counters);
+                let files = &kernel.module.inner.module.files;
+                let mut stats = LaunchStats::new(&launch, &counters, files);
                 stats.warnings = warnings(&launch, kernel, &counters.warnings);
                 Ok(stats)
             }

@@ -356,6 +356,7 @@ impl<'a> Binder<'a> {
             labels: vec![],
             about: About {
                 row,
+                ty: Type::Pred,
                 line,
                 source: self.source,
             },
@@ -415,6 +416,7 @@ impl<'a> Binder<'a> {
             base: resolved.base,
             aux: 0,
         };
+        let ty = form.ty(0);
         let exec = (found.row.exec)(&mut form).ok_or_else(|| {
             let message = "these modifiers, types and operands do not go together";
             LoadError::new(inst.line, &inst.opcode.join("."), message)
@@ -440,6 +442,7 @@ impl<'a> Binder<'a> {
             labels: vec![],
             about: About {
                 row: found.row,
+                ty,
                 line: inst.line,
                 source: self.source,
             },

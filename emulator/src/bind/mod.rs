@@ -121,6 +121,8 @@ pub(crate) struct Draft {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct About {
     pub row: &'static Row,
+    /// The form's first type; `Pred` if it has none.
+    pub ty: Type,
     /// Line in the PTX text.
     pub line: u32,
     /// File number and line of the CUDA source.

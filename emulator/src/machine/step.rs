@@ -60,9 +60,6 @@ pub(super) fn run_group(
         };
         warp.pc = group.pc;
         warp.clock += 1;
-        if let Some(count) = warp.counters.executed.get_mut(group.pc as usize) {
-            *count += 1;
-        }
         let mut active = mask;
         if inst.guard != 0 {
             let guard = usize::from(inst.guard);
@@ -73,13 +70,20 @@ pub(super) fn run_group(
             }
             active &= bits;
         }
+        warp.counters.execute(group.pc, active);
         if inst.together != Together::No && active != 0 {
             let ready = together(warp, inst, active)?;
             if ready != mask {
-                if ready != active && warp.launch.checks.converged && aligned(warp) {
-                    warp.warn(WarningKind::NotConverged, active);
+                if ready != active {
+                    warp.counters.postpone(group.pc, active);
+                    if warp.launch.checks.converged && aligned(warp) {
+                        warp.warn(WarningKind::NotConverged, active);
+                    }
                 }
                 if ready != 0 {
+                    if ready != active {
+                        warp.counters.execute(group.pc, ready);
+                    }
                     // Those that are complete run; what is left of the group comes later.
                     let flow = (inst.exec)(warp, inst, ready);
                     if flow == Flow::Fault {
@@ -158,6 +162,9 @@ pub(super) fn run_group(
                         }
                         groups.put(group);
                     } else {
+                        if let Some(site) = warp.counters.site(warp.pc) {
+                            site.divergent += 1;
+                        }
                         groups.put(Group {
                             mask: active,
                             pc: inst.target,
@@ -172,6 +179,14 @@ pub(super) fn run_group(
                     return Ok(Left::Somewhere);
                 }
                 Flow::Scatter => {
+                    let first = warp.targets[active.trailing_zeros() as usize % 32];
+                    let split =
+                        (0..32).any(|lane| active >> lane & 1 != 0 && warp.targets[lane] != first);
+                    if (split || active != mask)
+                        && let Some(site) = warp.counters.site(warp.pc)
+                    {
+                        site.divergent += 1;
+                    }
                     let mut left = active;
                     while left != 0 {
                         let target = warp.targets[left.trailing_zeros() as usize];

@@ -6,6 +6,7 @@
 use super::global::Allocation;
 use super::race::{Conflict, Touch};
 use super::{SHARED_BASE, Window};
+use crate::counters::sectors;
 use crate::isa::Inst;
 use crate::memory::global::Kind as AllocationKind;
 use crate::violation::{Access, Fault, Kind, Space};
@@ -137,24 +138,6 @@ impl Addresses {
     }
 }
 
-/// Distinct sectors of 32 bytes that the lanes touch, each by up to 32 aligned bytes.
-#[inline(always)]
-fn sectors(addresses: &Addresses, mask: u32) -> u64 {
-    let mut sorted = true;
-    let mut count = 1;
-    for lane in 1..32 {
-        let (before, now) = (addresses.at[lane - 1] / 32, addresses.at[lane] / 32);
-        sorted &= before <= now;
-        count += u64::from(before != now);
-    }
-    if sorted && mask == u32::MAX {
-        return count;
-    }
-    let mut all = addresses.at.map(|address| address / 32);
-    all.sort_unstable();
-    1 + all.windows(2).filter(|pair| pair[0] != pair[1]).count() as u64
-}
-
 /// Passes through shared memory for accesses of up to `W` words, and how many there would be
 /// without conflicts. 8 bytes go by half warps, 16 bytes by quarters.
 #[inline(always)]
@@ -228,8 +211,13 @@ impl Warp<'_> {
     /// Counts an access to global memory of `bytes` bytes in all.
     #[inline(always)]
     pub(crate) fn count_global(&mut self, addresses: &Addresses, mask: u32, bytes: u64) {
-        self.counters.global_bytes += bytes;
-        self.counters.global_sectors += sectors(addresses, mask);
+        let (sectors, distinct) = sectors(&addresses.at, mask);
+        let lanes = u64::from(mask.count_ones()).max(1);
+        if let Some(site) = self.counters.site(self.pc) {
+            site.global_bytes += bytes;
+            site.global_sectors += sectors;
+            site.global_ideal += (bytes * distinct).div_ceil(32 * lanes);
+        }
     }
 
     /// The allocation that all lanes access, if it is one.
@@ -432,8 +420,10 @@ impl Warp<'_> {
         bytes: u32,
     ) -> Result<(), Box<Fault>> {
         let (passes, ideal) = wavefronts::<W>(offsets, mask);
-        self.counters.shared_wavefronts += passes;
-        self.counters.shared_ideal += ideal;
+        if let Some(site) = self.counters.site(self.pc) {
+            site.shared_wavefronts += passes;
+            site.shared_ideal += ideal;
+        }
         if self.shared.copies != 0 && access != Access::Read {
             for lane in lanes_of(mask) {
                 self.not_pending(access, offsets[lane], lane)?;
