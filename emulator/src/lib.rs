@@ -68,7 +68,7 @@ pub use device::{
     Checks, Config, ConfigError, Emulator, Kernel, KernelInfo, LaunchConfig, LaunchError, MmaMode,
     Module,
 };
-pub use gpu::Gpu;
+pub use gpu::{BlockResources, Dram, Gpu, Occupancy, Rates, Resource, TensorRates};
 pub use isa::{Class, InstructionInfo, instructions};
 pub use memory::MemoryError;
 pub use violation::{Access, EmulatorError, Kind, Space, Violation};

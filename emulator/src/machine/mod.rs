@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::bind::Program;
 use crate::counters::Counters;
 use crate::device::{Checks, MmaMode};
-use crate::gpu::Gpu;
+use crate::gpu::{BlockResources, Gpu};
 use crate::memory::global::{Memory, Table};
 use crate::violation::{EmulatorError, Fault};
 
@@ -209,13 +209,15 @@ fn interleave(launch: &Launch<'_>, counters: &mut Counters, fail: &dyn Fn(u64, S
     }
 }
 
-/// How many blocks the device holds at once, by threads and shared memory.
+/// How many blocks the device holds at once, as far as threads and shared memory tell.
 fn resident_blocks(launch: &Launch<'_>) -> u64 {
     let gpu = launch.gpu;
-    let by_threads = gpu.threads_per_sm / launch.threads().next_multiple_of(32).max(1);
-    let by_shared = gpu.shared_per_sm / (launch.shared_bytes + 1024);
-    let per_sm = by_threads.min(by_shared).min(gpu.blocks_per_sm).max(1);
-    u64::from(per_sm) * u64::from(gpu.sms)
+    let occupancy = gpu.occupancy(&BlockResources {
+        threads: launch.threads(),
+        registers: None,
+        shared: launch.shared_bytes,
+    });
+    u64::from(occupancy.blocks.max(1)) * u64::from(gpu.sms)
 }
 
 /// A small generator of random numbers (SplitMix64).
