@@ -80,6 +80,10 @@ pub struct Config {
     pub mma: MmaMode,
     /// Warp instructions after which a block is taken to loop endlessly.
     pub budget: u64,
+    /// Trace which sectors of global memory are touched, for
+    /// [`LaunchStats::traffic`](crate::LaunchStats::traffic). It costs time with every access, and 8
+    /// bytes for each line that a block touches until the block has been through the model of L2.
+    pub profile: bool,
 }
 
 impl Default for Config {
@@ -91,6 +95,7 @@ impl Default for Config {
             threads: 0,
             mma: MmaMode::Fast,
             budget: 4_000_000_000,
+            profile: false,
         }
     }
 }
@@ -443,6 +448,7 @@ impl Emulator {
             dynamic_shared: config.dynamic_smem,
             shared_bytes,
             gpu: &settings.gpu,
+            profile: settings.profile,
             checks: settings.checks,
             mma: settings.mma,
             seed: settings.seed,

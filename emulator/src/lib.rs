@@ -63,7 +63,7 @@ mod warning;
 mod warp;
 
 pub use bind::{LoadError, Parameter};
-pub use counters::{Counts, LaunchStats, LineStats, SourceStats};
+pub use counters::{AllocationTraffic, Counts, LaunchStats, LineStats, SourceStats, Traffic};
 pub use device::{
     Checks, Config, ConfigError, Emulator, Kernel, KernelInfo, LaunchConfig, LaunchError, MmaMode,
     Module,

@@ -223,7 +223,7 @@ fn lines_of_the_source_add_up() {
     let stats = launch(&ptx, &Shape::threads(64), &[0; 4]).unwrap().stats;
     let by_line: Vec<_> = stats
         .source_lines()
-        .into_iter()
+        .iter()
         .map(|line| (line.file.to_string(), line.line, line.counts.executions))
         .collect();
     let file = "dir/kernel.cu".to_string();
@@ -254,4 +254,107 @@ fn counts_do_not_depend_on_host_threads() {
         shape.config.threads = threads;
         assert_eq!(run(body, &shape, &[0; 256]).stats, first);
     }
+}
+
+/// Blocks of 256 threads that each copy 4 bytes; in `%in` all blocks read what `shift` makes of their
+/// number.
+fn copy(shift: u32) -> String {
+    module(&format!(
+        "mov.u32 %r1, %tid.x; mov.u32 %r2, %ctaid.x; shl.b32 %r3, %r2, 8; add.u32 %r3, %r3, %r1;
+        mul.wide.u32 %d0, %r3, 4; add.s64 %d0, %out, %d0; shr.u32 %r4, %r2, {shift}; shl.b32 %r4, %r4, 8; add.u32 %r4, %r4, %r1;
+        mul.wide.u32 %d1, %r4, 4; add.s64 %d1, %in, %d1;\n.loc 1 7 1\nld.global.u32 %r5, [%d1];\n.loc 1 8 1\nst.global.u32 [%d0], %r5;"
+    ))
+    .replace(".visible", ".file 1 \"copy.cu\"\n.visible")
+}
+
+fn profiled(threads: u32, blocks: u32) -> Shape {
+    let mut shape = Shape::threads(threads).blocks(blocks);
+    shape.config.profile = true;
+    shape
+}
+
+#[test]
+fn traffic_counts_each_sector_once() {
+    const BLOCKS: u32 = 40;
+    let kib = 1024 * u64::from(BLOCKS);
+    // All blocks read their own kilobyte, or eight blocks the same one.
+    for (shift, read) in [(0, kib), (3, kib / 8)] {
+        let ptx = copy(shift);
+        let input = vec![0; 1024 * BLOCKS as usize];
+        let stats = launch(&ptx, &profiled(256, BLOCKS), &input).unwrap().stats;
+        let traffic = stats.traffic.unwrap();
+        assert_eq!(
+            (traffic.read_bytes, traffic.written_bytes),
+            (read, kib),
+            "shift {shift}"
+        );
+        assert_eq!(
+            (traffic.fetched_bytes, traffic.written_back_bytes),
+            (read, kib)
+        );
+        assert_eq!(stats.counts.global_sectors * 32, 2 * kib);
+        let by_line: Vec<_> = stats
+            .source_lines()
+            .iter()
+            .map(|l| (l.line, l.traffic.read_bytes, l.traffic.written_bytes))
+            .collect();
+        assert_eq!(by_line, [(7, read, 0), (8, 0, kib)]);
+        assert_eq!(stats.source_lines()[0].traffic.fetched_bytes, read);
+        let load = 1 + ptx
+            .lines()
+            .position(|l| l.starts_with("ld.global"))
+            .unwrap() as u32;
+        let load = stats.lines().iter().find(|l| l.line == load).unwrap();
+        assert_eq!(
+            (load.traffic.read_bytes, load.traffic.fetched_bytes),
+            (read, read)
+        );
+        let by_allocation: Vec<_> = stats
+            .allocations
+            .iter()
+            .map(|a| (a.size, a.read_bytes, a.written_bytes))
+            .collect();
+        assert_eq!(by_allocation, [(kib, 0, kib), (kib, read, 0)]);
+    }
+    let plain = Shape::threads(256).blocks(2);
+    assert_eq!(
+        launch(&copy(0), &plain, &[0; 2048]).unwrap().stats.traffic,
+        None
+    );
+}
+
+#[test]
+fn what_does_not_fit_into_l2_is_fetched_again() {
+    // One warp reads 128 KiB twice.
+    let body = "mov.u32 %r1, %tid.x; mul.wide.u32 %d0, %r1, 16; mov.u32 %r2, 0;
+        P: mov.u32 %r3, 0; add.s64 %d1, %in, %d0;
+        L: ld.global.v4.u32 {%r4, %r5, %r6, %r7}, [%d1]; add.s64 %d1, %d1, 512; add.u32 %r3, %r3, 1; setp.lt.u32 %p0, %r3, 256; @%p0 bra L;
+        add.u32 %r2, %r2, 1; setp.lt.u32 %p0, %r2, 2; @%p0 bra P;";
+    let input = vec![0; 128 << 10];
+    let fetched = |l2: u64| {
+        let mut shape = profiled(32, 1);
+        shape.config.gpu.l2 = l2;
+        let traffic = run(body, &shape, &input).stats.traffic.unwrap();
+        assert_eq!(traffic.read_bytes, 128 << 10);
+        traffic.fetched_bytes
+    };
+    assert_eq!(fetched(40 << 20), 128 << 10);
+    assert!(fetched(32 << 10) > 250 << 10, "{}", fetched(32 << 10));
+}
+
+#[test]
+fn traffic_does_not_depend_on_host_threads() {
+    let input = vec![0; 60 << 10];
+    let mut shape = profiled(256, 60);
+    shape.config.gpu.l2 = 16 << 10;
+    shape.config.gpu.sms = 1;
+    let first = launch(&copy(2), &shape, &input).unwrap().stats;
+    for threads in [2, 5] {
+        shape.config.threads = threads;
+        assert_eq!(launch(&copy(2), &shape, &input).unwrap().stats, first);
+    }
+    // A kernel whose blocks can watch each other runs interleaved: the same accesses, so the same.
+    let watching = copy(2).replace("ld.global", "ld.relaxed.gpu.global");
+    let other = launch(&watching, &shape, &input).unwrap().stats;
+    assert_eq!(other.traffic, first.traffic);
 }

@@ -4,12 +4,15 @@
 //! at the end. Sums do not depend on the order of addition, so nothing that is counted depends on how
 //! blocks were shared out.
 
+mod l2;
 mod stats;
+mod trace;
 
-pub use stats::{Counts, LaunchStats, LineStats, SourceStats};
+pub use stats::{AllocationTraffic, Counts, LaunchStats, LineStats, SourceStats, Traffic};
 
-use crate::bind::Program;
+use crate::machine::Launch;
 use crate::warning::Warnings;
+use trace::Trace;
 
 /// Counted by one host thread.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +23,8 @@ pub(crate) struct Counters {
     pub sites: Vec<Site>,
     pub barriers: u64,
     pub warnings: Warnings,
+    /// Which sectors were touched, if the launch is profiled.
+    trace: Option<Box<Trace>>,
 }
 
 /// What is counted of one instruction besides its executions.
@@ -39,10 +44,13 @@ pub(crate) struct Site {
 }
 
 impl Counters {
-    pub(crate) fn new(program: &Program) -> Counters {
+    /// Nothing counted yet. Each host thread counts in a clone.
+    pub(crate) fn new(launch: &Launch<'_>) -> Counters {
+        let instructions = launch.program.insts.len();
         Counters {
-            executed: vec![0; program.insts.len()],
-            sites: vec![Site::default(); program.insts.len()],
+            executed: vec![0; instructions],
+            sites: vec![Site::default(); instructions],
+            trace: launch.profile.then(|| Box::new(Trace::new(launch))),
             ..Counters::default()
         }
     }
@@ -56,6 +64,25 @@ impl Counters {
         }
         self.barriers += other.barriers;
         self.warnings.add(&other.warnings);
+        if let (Some(trace), Some(more)) = (&mut self.trace, &other.trace) {
+            trace.add(more);
+        }
+    }
+
+    /// Lanes of a block access global memory; those that do not take part repeat others' addresses.
+    #[inline(always)]
+    pub(crate) fn access(&mut self, launch: &Launch<'_>, block: u64, pc: u32, at: &[u64; 32]) {
+        if let (Some(trace), Some(about)) = (&mut self.trace, launch.program.about.get(pc as usize))
+        {
+            trace.access(block, pc, about.row, at);
+        }
+    }
+
+    /// A block has ended.
+    pub(crate) fn finished(&mut self, block: u64) {
+        if let Some(trace) = &mut self.trace {
+            trace.finished(block);
+        }
     }
 
     /// Instruction `pc` is executed by the lanes of `active`.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::AddAssign;
 use std::sync::Arc;
 
+use super::trace::{Touched, Trace};
 use super::{Counters, Site};
 use crate::ast::Type;
 use crate::bind::{About, Program};
@@ -134,6 +135,8 @@ pub struct LineStats {
     pub class: Class,
     /// What was counted.
     pub counts: Counts,
+    /// What was traced, if the launch was profiled.
+    pub traffic: Traffic,
 }
 
 /// Counts of one line of the CUDA source.
@@ -146,6 +149,41 @@ pub struct SourceStats {
     pub line: u32,
     /// What was counted.
     pub counts: Counts,
+    /// What was traced, if the launch was profiled.
+    pub traffic: Traffic,
+}
+
+/// Traffic of global memory, by sectors of 32 bytes that were each counted once. All zero unless the
+/// launch was [profiled](crate::Config::profile).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// Bytes of the different sectors that were read.
+    pub read_bytes: u64,
+    /// Bytes of the different sectors that were written.
+    pub written_bytes: u64,
+    /// Bytes that a model of the L2 cache fetched from device memory. The cache is empty at first and
+    /// has 16-way sets of lines of 128 bytes, of which the one not used for longest makes room; as
+    /// many blocks as the device holds, by threads and shared memory, take turns.
+    pub fetched_bytes: u64,
+    /// Bytes that this model wrote back, at the latest at the end. Not known by line: there it is 0.
+    pub written_back_bytes: u64,
+}
+
+/// Traffic of one allocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AllocationTraffic {
+    /// Its address.
+    pub base: u64,
+    /// Its size, in bytes.
+    pub size: u64,
+    /// The variable's name; empty for memory from the host.
+    pub name: String,
+    /// Bytes of the different sectors that were read.
+    pub read_bytes: u64,
+    /// Bytes of the different sectors that were written.
+    pub written_bytes: u64,
 }
 
 /// What a launch did. All of it is counted, none of it is a time, and all of it is the same however
@@ -183,7 +221,12 @@ pub struct LaunchStats {
     pub warnings: Vec<Warning>,
     /// Everything that is counted by line as well.
     pub counts: Counts,
+    /// Sectors of global memory, if the launch was [profiled](crate::Config::profile).
+    pub traffic: Option<Traffic>,
+    /// The same by allocation, in the order of addresses.
+    pub allocations: Vec<AllocationTraffic>,
     lines: Vec<LineStats>,
+    sources: Vec<SourceStats>,
 }
 
 impl LaunchStats {
@@ -200,15 +243,7 @@ impl LaunchStats {
             barriers: counters.barriers,
             ..LaunchStats::default()
         };
-        let files: Vec<(u32, Arc<str>)> = files
-            .iter()
-            .map(|(number, name)| (*number, Arc::from(name.as_str())))
-            .collect();
-        let name = |(file, line): (u32, u32)| {
-            let known = files.iter().find(|(number, _)| *number == file);
-            let name = known.map_or_else(|| Arc::from(format!("file {file}")), |(_, n)| n.clone());
-            (name, line)
-        };
+        let names = Names::new(files);
         let mut classes = BTreeMap::new();
         let mut lines: BTreeMap<u32, LineStats> = BTreeMap::new();
         let counted = counters.executed.iter().zip(&counters.sites);
@@ -230,10 +265,11 @@ impl LaunchStats {
             stats.counts += counts;
             let line = lines.entry(about.line).or_insert_with(|| LineStats {
                 line: about.line,
-                source: about.source.map(name),
+                source: about.source.map(|source| names.get(source)),
                 opcode,
                 class,
                 counts: Counts::default(),
+                traffic: Traffic::default(),
             });
             line.counts += counts;
         }
@@ -248,7 +284,73 @@ impl LaunchStats {
             .into_iter()
             .map(|class| (class, classes.get(&class).copied().unwrap_or(0)))
             .collect();
+        stats.sources = sources(&stats.lines);
+        if let Some(trace) = &counters.trace {
+            stats.add_traffic(launch, trace, &names);
+        }
         stats
+    }
+
+    /// Adds what was traced.
+    fn add_traffic(&mut self, launch: &Launch<'_>, trace: &Trace, names: &Names) {
+        let program = launch.program;
+        let (fetched, written_back) = trace.finish();
+        let about = |pc: usize| program.about.get(pc);
+        let mut all = Traffic {
+            written_back_bytes: 32 * written_back,
+            ..Traffic::default()
+        };
+        for touched in trace.unique(program, |_| Some(())).values() {
+            all.unique(touched);
+            let mut by_base: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+            touched.read.by_allocation(launch.table, |base, bytes| {
+                by_base.entry(base).or_default().0 += bytes;
+            });
+            touched.written.by_allocation(launch.table, |base, bytes| {
+                by_base.entry(base).or_default().1 += bytes;
+            });
+            let named = by_base.into_iter().filter_map(|(base, bytes)| {
+                let allocation = launch.table.find(base)?;
+                Some(AllocationTraffic {
+                    base,
+                    size: allocation.size,
+                    name: allocation.name.clone(),
+                    read_bytes: bytes.0,
+                    written_bytes: bytes.1,
+                })
+            });
+            self.allocations = named.collect();
+        }
+        let by_line = trace.unique(program, |pc| Some(about(pc)?.line));
+        for line in &mut self.lines {
+            if let Some(touched) = by_line.get(&line.line) {
+                line.traffic.unique(touched);
+            }
+        }
+        let by_source = trace.unique(program, |pc| Some(names.get(about(pc)?.source?)));
+        for source in &mut self.sources {
+            if let Some(touched) = by_source.get(&(source.file.clone(), source.line)) {
+                source.traffic.unique(touched);
+            }
+        }
+        for (pc, sectors) in fetched.into_iter().enumerate().filter(|(_, s)| *s != 0) {
+            all.fetched_bytes += 32 * sectors;
+            let Some(about) = about(pc) else { continue };
+            if let Ok(at) = self.lines.binary_search_by_key(&about.line, |l| l.line) {
+                self.lines[at].traffic.fetched_bytes += 32 * sectors;
+            }
+            let Some(name) = about.source.map(|source| names.get(source)) else {
+                continue;
+            };
+            let found = self
+                .sources
+                .iter_mut()
+                .find(|s| (&s.file, s.line) == (&name.0, name.1));
+            if let Some(source) = found {
+                source.traffic.fetched_bytes += 32 * sectors;
+            }
+        }
+        self.traffic = Some(all);
     }
 
     /// Instructions of one execution unit.
@@ -265,15 +367,47 @@ impl LaunchStats {
     }
 
     /// Counts by line of the CUDA source, in order of file and line, of what `.loc` assigns to one.
-    pub fn source_lines(&self) -> Vec<SourceStats> {
-        let mut sums: BTreeMap<(Arc<str>, u32), Counts> = BTreeMap::new();
-        for line in &self.lines {
-            if let Some(source) = &line.source {
-                *sums.entry(source.clone()).or_default() += line.counts;
-            }
+    pub fn source_lines(&self) -> &[SourceStats] {
+        &self.sources
+    }
+}
+
+impl Traffic {
+    fn unique(&mut self, touched: &Touched) {
+        self.read_bytes = touched.read.bytes();
+        self.written_bytes = touched.written.bytes();
+    }
+}
+
+/// Sums by line of the source.
+fn sources(lines: &[LineStats]) -> Vec<SourceStats> {
+    let mut sums: BTreeMap<(Arc<str>, u32), Counts> = BTreeMap::new();
+    for line in lines {
+        if let Some(source) = &line.source {
+            *sums.entry(source.clone()).or_default() += line.counts;
         }
-        sums.into_iter()
-            .map(|((file, line), counts)| SourceStats { file, line, counts })
-            .collect()
+    }
+    let source = |((file, line), counts)| SourceStats {
+        file,
+        line,
+        counts,
+        traffic: Traffic::default(),
+    };
+    sums.into_iter().map(source).collect()
+}
+
+/// Names of the source files.
+struct Names(Vec<(u32, Arc<str>)>);
+
+impl Names {
+    fn new(files: &[(u32, String)]) -> Names {
+        let name = |(number, name): &(u32, String)| (*number, Arc::from(name.as_str()));
+        Names(files.iter().map(name).collect())
+    }
+
+    fn get(&self, (file, line): (u32, u32)) -> (Arc<str>, u32) {
+        let known = self.0.iter().find(|(number, _)| *number == file);
+        let name = known.map_or_else(|| Arc::from(format!("file {file}")), |(_, n)| n.clone());
+        (name, line)
     }
 }

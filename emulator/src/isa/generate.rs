@@ -67,6 +67,7 @@ pub fn exercise(bytes: &[u8]) -> Came {
         seed: choices.below(256) as u64,
         threads: 1,
         budget: 4000,
+        profile: true,
     };
     let launch = LaunchConfig {
         grid: [1 + choices.below(3) as u32, 1, 1],

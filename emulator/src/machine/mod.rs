@@ -32,6 +32,8 @@ pub(crate) struct Launch<'a> {
     /// Shared memory of a block in all.
     pub shared_bytes: u32,
     pub gpu: &'a Gpu,
+    /// Whether sectors of memory are traced.
+    pub profile: bool,
     pub checks: Checks,
     pub mma: MmaMode,
     pub seed: u64,
@@ -109,7 +111,8 @@ pub(crate) fn run(launch: &Launch<'_>, threads: usize) -> Result<Counters, Stop>
     // The failure of the first block that fails: later blocks need not run, earlier ones must.
     let failed = AtomicU64::new(u64::MAX);
     let first: Mutex<Option<Stop>> = Mutex::new(None);
-    let total = Mutex::new(Counters::new(launch.program));
+    let none = Counters::new(launch);
+    let total = Mutex::new(none.clone());
     let fail = |block: u64, stop: Stop| {
         let mut first = first
             .lock()
@@ -120,7 +123,7 @@ pub(crate) fn run(launch: &Launch<'_>, threads: usize) -> Result<Counters, Stop>
         }
     };
     let work = || {
-        let mut counters = Counters::new(launch.program);
+        let mut counters = none.clone();
         if launch.program.communicates {
             interleave(launch, &mut counters, &fail);
         } else {
@@ -140,7 +143,10 @@ pub(crate) fn run(launch: &Launch<'_>, threads: usize) -> Result<Counters, Stop>
                 loop {
                     match block.step(launch, &mut counters) {
                         Ok(Progress::Ran) => {}
-                        Ok(Progress::Done) => break,
+                        Ok(Progress::Done) => {
+                            counters.finished(index);
+                            break;
+                        }
                         Err(stop) => {
                             fail(index, stop);
                             break;
@@ -197,12 +203,14 @@ fn interleave(launch: &Launch<'_>, counters: &mut Counters, fail: &dyn Fn(u64, S
         let block = &mut running[at];
         match block.step(launch, counters) {
             Ok(Progress::Ran) => {}
-            Ok(Progress::Done) if next < blocks => {
-                block.start(launch, next);
-                next += 1;
-            }
             Ok(Progress::Done) => {
-                running.swap_remove(at);
+                counters.finished(block.index);
+                if next < blocks {
+                    block.start(launch, next);
+                    next += 1;
+                } else {
+                    running.swap_remove(at);
+                }
             }
             Err(stop) => return fail(block.index, stop),
         }

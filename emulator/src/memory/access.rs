@@ -218,6 +218,8 @@ impl Warp<'_> {
             site.global_sectors += sectors;
             site.global_ideal += (bytes * distinct).div_ceil(32 * lanes);
         }
+        self.counters
+            .access(self.launch, self.block, self.pc, &addresses.at);
     }
 
     /// The allocation that all lanes access, if it is one.
