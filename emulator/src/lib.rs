@@ -77,3 +77,7 @@ pub use warning::{Warning, WarningKind};
 /// Random programs, for the fuzzer in `fuzz/`.
 #[cfg(fuzzing)]
 pub use isa::generate;
+
+/// Rows that are wrong on purpose, for `cargo xtask rows`.
+#[cfg(ptx_mutation)]
+pub use isa::mutation;

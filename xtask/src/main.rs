@@ -10,6 +10,7 @@ mod machine_code;
 mod nightly;
 mod package;
 mod prove;
+mod rows;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,8 @@ enum Chore {
     Nightly(nightly::Arguments),
     /// Make the packages that would be published, and hold them to their budget
     Package,
+    /// Break the emulator's instruction table row by row, and count what its tests notice
+    Rows(rows::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -63,6 +66,7 @@ fn run(root: &Path) -> anyhow::Result<()> {
         Chore::Ptx(arguments) => generate::refresh(root, arguments.all),
         Chore::Nightly(arguments) => nightly::run(root, &arguments),
         Chore::Package => package::check(root),
+        Chore::Rows(arguments) => rows::run(root, &arguments),
     }
 }
 

@@ -53,6 +53,24 @@ const PARTS: &[Part] = &[
         steps: |_| Ok(random_tiles(8)),
     },
     Part {
+        name: "rows",
+        about: "the instruction table, broken row by row: at least 98 % has to be noticed",
+        sources: &[
+            "Cargo.lock",
+            "emulator/src",
+            "emulator/tests",
+            "xtask/src/rows.rs",
+        ],
+        steps: |_| {
+            Ok(vec![Step {
+                name: "all".to_owned(),
+                command: words("cargo xtask rows", None),
+                variables: Vec::new(),
+                sources: Vec::new(),
+            }])
+        },
+    },
+    Part {
         name: "fuzz",
         about: "the emulator's parser, binder and machine, fuzzed 10.5 million times",
         sources: &[

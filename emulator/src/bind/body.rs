@@ -417,7 +417,11 @@ impl<'a> Binder<'a> {
             aux: 0,
         };
         let ty = form.ty(0);
-        let exec = (found.row.exec)(&mut form).ok_or_else(|| {
+        #[cfg(not(ptx_mutation))]
+        let exec = (found.row.exec)(&mut form);
+        #[cfg(ptx_mutation)]
+        let exec = crate::isa::mutation::pick(&mut form);
+        let exec = exec.ok_or_else(|| {
             let message = "these modifiers, types and operands do not go together";
             LoadError::new(inst.line, &inst.opcode.join("."), message)
         })?;
@@ -427,6 +431,8 @@ impl<'a> Binder<'a> {
             negated: resolved.negated,
             ..blank()
         };
+        #[cfg(ptx_mutation)]
+        crate::isa::mutation::bend(&mut bound, found.row, &resolved.dst_bits);
         bound.together = found.row.together;
         bound.always = found.row.always;
         for (to, from) in bound.imm.iter_mut().zip(&resolved.imm) {
@@ -635,6 +641,8 @@ fn blank() -> Inst {
         target: 0,
         together: Together::No,
         always: false,
+        #[cfg(ptx_mutation)]
+        right: (None, [0; 2]),
     }
 }
 

@@ -79,6 +79,8 @@ mod memory;
 mod mma;
 mod mma_integer;
 mod moves;
+#[cfg(ptx_mutation)]
+pub mod mutation;
 mod narrow;
 mod special;
 mod sync;
@@ -504,6 +506,9 @@ pub(crate) struct Inst {
     pub together: Together,
     /// Whether to run even if no lane passes the guard.
     pub always: bool,
+    /// What it does if nothing is wrong with its row, and widths of the first and last destination.
+    #[cfg(ptx_mutation)]
+    pub right: (Option<ExecFn>, [u32; 2]),
 }
 
 /// A function that maps sources to one destination, lane by lane.
