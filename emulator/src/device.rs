@@ -84,6 +84,9 @@ pub struct Config {
     /// [`LaunchStats::traffic`](crate::LaunchStats::traffic). It costs time with every access, and 8
     /// bytes for each line that a block touches until the block has been through the model of L2.
     pub profile: bool,
+    /// Let approximate functions (`ex2.approx` and its like) be wrong by random amounts within the
+    /// bounds that the ISA states, so that nobody depends on what one model gives.
+    pub perturb: bool,
 }
 
 impl Default for Config {
@@ -96,6 +99,7 @@ impl Default for Config {
             mma: MmaMode::Fast,
             budget: 4_000_000_000,
             profile: false,
+            perturb: false,
         }
     }
 }
@@ -691,7 +695,10 @@ impl Module {
             return Err(error);
         };
         let sm = inner.device.inner.config.gpu.sm();
-        let program = bind::bind(&inner.module, &inner.symbols, function, sm)?;
+        let mut program = bind::bind(&inner.module, &inner.symbols, function, sm)?;
+        if inner.device.inner.config.perturb {
+            crate::isa::perturb::apply(&mut program);
+        }
         Ok(Kernel {
             module: self.clone(),
             program: Arc::new(program),

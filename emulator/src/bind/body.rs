@@ -171,6 +171,7 @@ impl<'a> Binder<'a> {
             max_threads,
             required_block,
             communicates: self.communicates,
+            approximate: Vec::new(),
         })
     }
 
@@ -433,6 +434,9 @@ impl<'a> Binder<'a> {
         };
         #[cfg(ptx_mutation)]
         crate::isa::mutation::bend(&mut bound, found.row, &resolved.dst_bits);
+        if found.row.bound.is_some() {
+            bound.aux = crate::isa::perturb::aux(form.ty(0));
+        }
         bound.together = found.row.together;
         bound.always = found.row.always;
         for (to, from) in bound.imm.iter_mut().zip(&resolved.imm) {

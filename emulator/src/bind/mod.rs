@@ -12,7 +12,8 @@ mod scope;
 use std::collections::HashMap;
 
 use crate::ast::{self, Type};
-use crate::isa::{Inst, Row};
+use crate::isa::perturb::Bound;
+use crate::isa::{ExecFn, Inst, Row};
 use crate::warp::Constants;
 
 pub(crate) use allocate::Layout;
@@ -165,6 +166,8 @@ pub(crate) struct Program {
     pub required_block: Option<[u32; 3]>,
     /// Whether blocks can watch each other, so that their order must be the seed's.
     pub communicates: bool,
+    /// What approximate functions do when they are not disturbed, and how much they may be.
+    pub approximate: Vec<(ExecFn, Bound)>,
 }
 
 /// Addresses of a module's variables, known once it is loaded.

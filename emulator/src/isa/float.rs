@@ -1,4 +1,5 @@
 //! `f32` and `f64` arithmetic.
+use super::perturb::{Bound, Distance::Ulps};
 use super::prelude::*;
 use crate::numerics::float::{
     self, canonical, extreme, extreme64, finish, finish_with, flush, fma_directed,
@@ -88,6 +89,7 @@ pub(super) static ROWS: &[Row] = &[
     row("div", "Floating Point Instructions: div", Class::Special)
         .mods(&[one("mode", &["approx", "full"]), flag("ftz"), types(&[F32])])
         .args(&[D(T0), S(T0), S(T0)])
+        .bound(Bound(Ulps(2.0), |a, b| a / b))
         .exec(|f| {
             per_flag!(f.has("ftz"), FTZ => per_flag!(f.has("full"), FULL => Some(
                 lanes!(|a: f32, b: f32| -> f32 {

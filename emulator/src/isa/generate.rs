@@ -68,6 +68,7 @@ pub fn exercise(bytes: &[u8]) -> Came {
         threads: 1,
         budget: 4000,
         profile: true,
+        perturb: choices.below(2) == 1,
     };
     let launch = LaunchConfig {
         grid: [1 + choices.below(3) as u32, 1, 1],

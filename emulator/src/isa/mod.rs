@@ -57,6 +57,7 @@
 
 use crate::ast::Type;
 use crate::warp::Warp;
+use perturb::Bound;
 
 pub(crate) mod async_copy;
 mod atomic;
@@ -82,6 +83,7 @@ mod moves;
 #[cfg(ptx_mutation)]
 pub mod mutation;
 mod narrow;
+pub(crate) mod perturb;
 mod special;
 mod sync;
 
@@ -239,6 +241,8 @@ pub(crate) struct Row {
     pub together: Together,
     /// Whether it is run even if no lane passes the guard.
     pub always: bool,
+    /// How wrong its results may be, if it is approximate.
+    pub bound: Option<Bound>,
     /// Picks the function for a form; `None` if these modifiers and types do not go together.
     pub exec: fn(&mut Form<'_>) -> Option<ExecFn>,
 }
@@ -305,6 +309,7 @@ pub(crate) const fn row(opcode: &'static str, title: &'static str, class: Class)
         since: (0, (1, 0)),
         together: Together::No,
         always: false,
+        bound: None,
         exec: |_| None,
     }
 }
@@ -331,6 +336,12 @@ impl Row {
     /// Sets which lanes have to arrive.
     pub(crate) const fn together(mut self, together: Together) -> Row {
         self.together = together;
+        self
+    }
+
+    /// Sets how wrong the results may be.
+    pub(crate) const fn bound(mut self, bound: Bound) -> Row {
+        self.bound = Some(bound);
         self
     }
 

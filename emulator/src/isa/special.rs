@@ -1,4 +1,6 @@
 //! Approximate functions: exponential, logarithm, trigonometric, roots and reciprocals.
+use super::perturb::Bound;
+use super::perturb::Distance::*;
 use super::prelude::*;
 use crate::numerics::approx;
 use crate::numerics::float::flush;
@@ -50,31 +52,38 @@ pub(super) static ROWS: &[Row] = &[
     row("ex2", "Floating Point Instructions: ex2", Class::Special)
         .mods(&[need("approx"), flag("ftz"), types(&[F32])])
         .args(&[D(T0), S(T0)])
+        .bound(Bound(Ulps(2.0), |x, _| x.exp2()))
         .exec(|f| function!(f, approx::ex2)),
     row("lg2", "Floating Point Instructions: lg2", Class::Special)
         .mods(&[need("approx"), flag("ftz"), types(&[F32])])
         .args(&[D(T0), S(T0)])
+        .bound(Bound(Logarithm, |x, _| x.log2()))
         .exec(|f| function!(f, approx::lg2)),
     row("sin", "Floating Point Instructions: sin", Class::Special)
         .mods(&[need("approx"), flag("ftz"), types(&[F32])])
         .args(&[D(T0), S(T0)])
+        .bound(Bound(Trigonometric, |x, _| x.sin()))
         .exec(|f| function!(f, approx::sin)),
     row("cos", "Floating Point Instructions: cos", Class::Special)
         .mods(&[need("approx"), flag("ftz"), types(&[F32])])
         .args(&[D(T0), S(T0)])
+        .bound(Bound(Trigonometric, |x, _| x.cos()))
         .exec(|f| function!(f, approx::cos)),
     row("tanh", "Floating Point Instructions: tanh", Class::Special)
         .mods(&[need("approx"), types(&[F32])])
         .args(&[D(T0), S(T0)])
         .since(75, 7, 0)
+        .bound(Bound(Relative(-11.0), |x, _| x.tanh()))
         .exec(|f| function!(f, approx::tanh)),
     row("rcp", "Floating Point Instructions: rcp", Class::Special)
         .mods(&[need("approx"), flag("ftz"), types(&[F32])])
         .args(&[D(T0), S(T0)])
+        .bound(Bound(Ulps(1.0), |x, _| 1.0 / x))
         .exec(|f| function!(f, approx::rcp)),
     row("sqrt", "Floating Point Instructions: sqrt", Class::Special)
         .mods(&[need("approx"), flag("ftz"), types(&[F32])])
         .args(&[D(T0), S(T0)])
+        .bound(Bound(Relative(-23.0), |x, _| x.sqrt()))
         .exec(|f| function!(f, approx::sqrt)),
     row(
         "rsqrt",
@@ -83,6 +92,7 @@ pub(super) static ROWS: &[Row] = &[
     )
     .mods(&[need("approx"), flag("ftz"), types(&[F32])])
     .args(&[D(T0), S(T0)])
+    .bound(Bound(Relative(-22.9), |x, _| 1.0 / x.sqrt()))
     .exec(|f| function!(f, approx::rsqrt)),
     row(
         "rcp",
@@ -112,11 +122,13 @@ pub(super) static ROWS: &[Row] = &[
         .mods(&[need("approx"), types(&[F16, F16x2])])
         .args(&[D(T0), S(T0)])
         .since(75, 7, 0)
+        .bound(Bound(Relative(-9.9), |x, _| x.exp2()))
         .exec(|f| f16_function!(f, approx::ex2)),
     row("ex2", "Floating Point Instructions: ex2", Class::Special)
         .mods(&[need("approx"), need("ftz"), types(&[BF16, BF16x2])])
         .args(&[D(T0), S(T0)])
         .since(90, 7, 8)
+        .bound(Bound(Relative(-7.0), |x, _| x.exp2()))
         .exec(|f| bf16_function!(f, true, approx::ex2)),
     row(
         "tanh",
@@ -126,6 +138,7 @@ pub(super) static ROWS: &[Row] = &[
     .mods(&[need("approx"), types(&[F16, F16x2])])
     .args(&[D(T0), S(T0)])
     .since(75, 7, 0)
+    .bound(Bound(Absolute(-10.987), |x, _| x.tanh()))
     .exec(|f| f16_function!(f, approx::tanh)),
     row(
         "tanh",
@@ -135,5 +148,6 @@ pub(super) static ROWS: &[Row] = &[
     .mods(&[need("approx"), types(&[BF16, BF16x2])])
     .args(&[D(T0), S(T0)])
     .since(90, 7, 8)
+    .bound(Bound(Absolute(-8.0), |x, _| x.tanh()))
     .exec(|f| bf16_function!(f, false, approx::tanh)),
 ];

@@ -21,16 +21,26 @@ const BLOCK: usize = 128;
 
 /// Runs `text` once per row of `sources`; `sources[k]` are the values of source `k`.
 fn try_run(text: &str, sources: &[Vec<u64>]) -> Result<Vec<Vec<u64>>, LaunchError> {
-    let (outputs, inputs) = registers(text);
-    assert_eq!(inputs.len(), sources.len(), "{text}");
-    let count = sources.iter().map(Vec::len).max().unwrap_or(1);
-    let padded = count.next_multiple_of(BLOCK);
-    let device = Emulator::new(Config {
+    let config = Config {
         gpu: Gpu::H100,
         checks: Checks::ALL,
         threads: 1,
         ..Config::default()
-    });
+    };
+    run_with(config, text, sources)
+}
+
+/// As [`try_run`], on a device of one's own.
+pub(super) fn run_with(
+    config: Config,
+    text: &str,
+    sources: &[Vec<u64>],
+) -> Result<Vec<Vec<u64>>, LaunchError> {
+    let (outputs, inputs) = registers(text);
+    assert_eq!(inputs.len(), sources.len(), "{text}");
+    let count = sources.iter().map(Vec::len).max().unwrap_or(1);
+    let padded = count.next_multiple_of(BLOCK);
+    let device = Emulator::new(config);
     let module = device
         .load(&kernel(text, &outputs, &inputs, padded))
         .expect("loads");
