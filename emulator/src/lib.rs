@@ -55,6 +55,7 @@ mod machine;
 mod memory;
 mod numerics;
 pub mod parse;
+mod report;
 mod simd;
 mod tensor;
 mod types;
@@ -71,6 +72,7 @@ pub use device::{
 pub use gpu::{BlockResources, Dram, Gpu, Occupancy, Rates, Resource, TensorRates};
 pub use isa::{Class, InstructionInfo, instructions};
 pub use memory::MemoryError;
+pub use report::{Bound, Energy, EnergyPart, Pipe, Report};
 pub use violation::{Access, EmulatorError, Kind, Space, Violation};
 pub use warning::{Warning, WarningKind};
 
@@ -81,3 +83,8 @@ pub use isa::generate;
 /// Rows that are wrong on purpose, for `cargo xtask rows`.
 #[cfg(ptx_mutation)]
 pub use isa::mutation;
+
+/// The program in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
