@@ -442,7 +442,7 @@ impl Emulator {
         let buffer = parameter_buffer(program, params)?;
         let table = self.inner.memory.table();
         let settings = &self.inner.config;
-        let launch = Launch {
+        let mut launch = Launch {
             program,
             memory: &self.inner.memory,
             table: &table,
@@ -456,13 +456,14 @@ impl Emulator {
             checks: settings.checks,
             mma: settings.mma,
             seed: settings.seed,
+            journal: None,
             budget: settings.budget,
         };
         let threads = match settings.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        match machine::run(&launch, threads) {
+        match machine::run(&mut launch, threads) {
             Ok(counters) => {
                 let files = &kernel.module.inner.module.files;
                 let mut stats = LaunchStats::new(&launch, &counters, files);
@@ -597,7 +598,10 @@ fn violation(launch: &Launch<'_>, kernel: &Kernel, failure: Failure) -> Violatio
         .unwrap_or("")
         .trim();
     let mut kind = failure.fault.kind;
-    if let Kind::SharedRace { line, .. } = &mut kind {
+    if let Kind::SharedRace { line, .. }
+    | Kind::GlobalRace { line, .. }
+    | Kind::NonCoherent { line, .. } = &mut kind
+    {
         *line = program
             .about
             .get(*line as usize)

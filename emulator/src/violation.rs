@@ -11,6 +11,8 @@ pub(crate) struct Fault {
     pub lanes: u32,
     /// Address concerned (of the first lane).
     pub address: Option<u64>,
+    /// The access that this one conflicts with.
+    pub other: Option<crate::memory::race::Conflict>,
 }
 
 /// State space of an access, as violations name it.
@@ -126,6 +128,38 @@ pub enum Kind {
         /// Who made the other one.
         thread: String,
         /// Line of the other one; 0 if no longer known.
+        line: u32,
+    },
+    /// Two accesses to global memory with nothing that orders them.
+    #[error(
+        "race in global memory: this {access} and a {other} by {thread} at PTX line {line} \
+         are not ordered: {missing}"
+    )]
+    GlobalRace {
+        /// What this access does.
+        access: Access,
+        /// What the other one did.
+        other: Access,
+        /// Who made the other one.
+        thread: String,
+        /// Line of the other one; 0 if no longer known.
+        line: u32,
+        /// What would order them.
+        missing: &'static str,
+    },
+    /// Bytes that are read through the read-only cache, and written by the same launch.
+    #[error(
+        "{access} of bytes that the same launch accesses by a {other} by {thread} at PTX line {line}: \
+         ld.global.nc may return anything once they are written"
+    )]
+    NonCoherent {
+        /// What this access does.
+        access: Access,
+        /// What the other one did; one of both is a read by `ld.global.nc`.
+        other: Access,
+        /// Who made the other one.
+        thread: String,
+        /// Line of the other one.
         line: u32,
     },
     /// An access to bytes that a `cp.async` is still writing.

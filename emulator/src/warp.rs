@@ -8,7 +8,7 @@
 use crate::counters::Counters;
 use crate::isa::Inst;
 use crate::isa::async_copy::Copies;
-use crate::machine::{Launch, Random, Request};
+use crate::machine::{Domain, Launch, Random, Request};
 use crate::memory::LOCAL_BASE;
 use crate::memory::bytes::Bytes;
 use crate::memory::shared::Shared;
@@ -56,6 +56,12 @@ pub(crate) struct Warp<'a> {
     pub shared: &'a mut Shared,
     /// Local memory per lane; empty if the kernel has none.
     pub local: &'a mut [Bytes],
+    /// What orders the blocks of the worker, and what they have touched.
+    pub domain: &'a mut Domain,
+    /// The block's slot in it.
+    pub slot: usize,
+    /// The [`scope`](crate::memory::order::scope) of the present access.
+    pub manner: u8,
     /// Asynchronous copies under way.
     pub copies: &'a mut Copies,
     pub counters: &'a mut Counters,
@@ -274,6 +280,7 @@ impl<'a> Warp<'a> {
             kind,
             lanes,
             address: Some(address),
+            other: None,
         })
     }
 
@@ -284,6 +291,7 @@ impl<'a> Warp<'a> {
             kind,
             lanes,
             address: None,
+            other: None,
         })
     }
 }

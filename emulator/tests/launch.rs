@@ -206,7 +206,7 @@ fn results_and_counts_do_not_depend_on_host_threads() {
 #[test]
 fn blocks_that_communicate_do_so_in_the_seeds_order() {
     // Every block takes a ticket: who gets which is the seed's choice, whatever the threads.
-    let body = "ld.global.u32 %r9, [%in]; mov.u32 %r1, %ctaid.x; mul.wide.u32 %d0, %r1, 4; add.s64 %d1, %out, %d0;
+    let body = "mov.u32 %r1, %ctaid.x; mul.wide.u32 %d0, %r1, 4; add.s64 %d1, %out, %d0;
         atom.global.add.u32 %r2, [%in], 1; st.global.u32 [%d1], %r2;";
     let mut orders = std::collections::HashSet::new();
     for seed in 0..8 {

@@ -7,6 +7,7 @@
 use super::prelude::*;
 use crate::memory::SHARED_BASE;
 use crate::memory::access::{Addresses, lanes_of, space};
+use crate::memory::global::Allocation;
 use crate::memory::race::Touch;
 use crate::violation::{Access, Fault};
 
@@ -221,20 +222,38 @@ fn check_sources(
     );
     let table = w.launch.table;
     let end = addresses.greatest.saturating_add(16);
-    if table
-        .find(addresses.least)
-        .is_some_and(|allocation| allocation.base + allocation.size >= end)
-    {
+    let inside = |allocation: &Allocation| allocation.base + allocation.size >= end;
+    if !table.find(addresses.least).is_some_and(inside) {
+        for lane in lanes_of(reads) {
+            let bytes = u32::from(take[lane]);
+            w.allocation(space::GLOBAL, Access::Read, source.at[lane], bytes, lane)?;
+        }
+    }
+    read_sources(w, &source.at, reads, take)
+}
+
+/// Records that copies read their sources, and fails if that races.
+#[inline(always)]
+fn read_sources(
+    w: &mut Warp<'_>,
+    source: &[u64; 32],
+    m: u32,
+    take: &[u8; 32],
+) -> Result<(), Box<Fault>> {
+    if !w.launch.checks.race {
         return Ok(());
     }
-    for lane in lanes_of(reads) {
-        w.allocation(
-            space::GLOBAL,
-            Access::Read,
-            source.at[lane],
-            u32::from(take[lane]),
-            lane,
-        )?;
+    for size in [16, 8, 4] {
+        let same = lanes_of(m).filter(|lane| u32::from(take[*lane]) == size);
+        let same = same.fold(0, |same, lane| same | 1 << lane);
+        w.touch_global(Access::Read, source, same, size)?;
+    }
+    // Sources of odd lengths, byte by byte.
+    for lane in lanes_of(m).filter(|lane| !matches!(take[*lane], 4 | 8 | 16)) {
+        for byte in 0..u64::from(take[lane]) {
+            let at = source.map(|source| source.wrapping_add(byte));
+            w.touch_global(Access::Read, &at, 1 << lane, 1)?;
+        }
     }
     Ok(())
 }
@@ -263,6 +282,9 @@ fn complete(w: &mut Warp<'_>, m: u32, keep: Option<u64>) -> Step {
 
 /// Writes what lanes of a copy have copied.
 fn land(w: &mut Warp<'_>, copy: &Pending, done: u32) -> Result<(), Box<Fault>> {
+    let read = lanes_of(done).filter(|lane| copy.take[*lane] != 0);
+    let read = read.fold(0, |read, lane| read | 1 << lane);
+    read_sources(w, &copy.source, read, &copy.take)?;
     let launch = w.launch;
     let first = copy.source[done.trailing_zeros() as usize % 32];
     let mut allocation = launch.table.find(first);
@@ -309,7 +331,7 @@ fn land(w: &mut Warp<'_>, copy: &Pending, done: u32) -> Result<(), Box<Fault>> {
     w.shared.copies -= done.count_ones().min(w.shared.copies);
     if launch.checks.race {
         let shared = &mut *w.shared;
-        let who = shared.clocks.who(w.index, w.pc);
+        let who = w.domain.order.who(w.slot, w.index, w.pc, 0);
         let mut touch = |lane: &usize| {
             shared.shadow.touch(
                 &who,

@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use super::prelude::*;
 use crate::memory::access::{Addresses, space};
 use crate::memory::global::Allocation;
+use crate::memory::strong::{Manner, manner};
 use crate::memory::{SHARED_BASE, Window};
 use crate::violation::{Access, Fault};
 
@@ -116,13 +117,22 @@ fn atomic(f: &mut Form<'_>, reduction: u64) -> Option<ExecFn> {
     let value = VALUES.iter().position(|known| *known == ty)? as u64;
     let address = 0;
     let wide = u64::from(f.src_bits.get(address) == Some(&64));
-    f.aux = op | value << 8 | u64::from(place) << 16 | wide << 24 | reduction << 25;
+    let manner = manner(f.one("order").or(Some("relaxed")), f.one("scope"))?;
+    f.aux = op
+        | value << 8
+        | u64::from(place) << 16
+        | wide << 24
+        | reduction << 25
+        | u64::from(manner.scope) << 32
+        | u64::from(manner.acquire) << 40
+        | u64::from(manner.release) << 48;
     Some(exec!(cold | w, i, m | run(w, i, m)))
 }
 
 /// An atomic operation with its operands.
 struct Operation {
     op: Op,
+    manner: Manner,
     ty: Type,
     bytes: u32,
     b: [u64; 32],
@@ -151,8 +161,14 @@ fn run(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
         }
         _ => (b, valid),
     };
+    let manner = Manner {
+        scope: (i.aux >> 32) as u8,
+        acquire: (i.aux >> 40) as u8,
+        release: (i.aux >> 48) as u8,
+    };
     let operation = Operation {
         op,
+        manner,
         ty,
         bytes,
         b,
@@ -162,6 +178,7 @@ fn run(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
     let mut old = [0; 32];
     let mut known = 0;
     w.aligned(place, Access::Atomic, &addresses, m, bytes)?;
+    w.manner = manner.scope;
     match place {
         space::GLOBAL => global(w, &addresses, m, &operation, &mut old, &mut known)?,
         space::SHARED => shared(w, &addresses, m, &operation, &mut old, &mut known)?,
@@ -175,6 +192,10 @@ fn run(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
                 Err(w.fault_at(kind, m, addresses.least))
             }
         })?,
+    }
+    w.manner = 0;
+    if manner.release != 0 {
+        w.domain.order.released(w.slot, w.index);
     }
     if i.aux >> 25 & 1 == 0 {
         match bytes {
@@ -203,13 +224,12 @@ fn global(
     for lane in lanes[..count].iter().map(|lane| usize::from(*lane)) {
         let address = addresses.at[lane];
         let memory = w.launch.memory;
-        let allocation = w.allocation(
-            space::GLOBAL,
-            Access::Atomic,
-            address,
-            operation.bytes,
-            lane,
-        )?;
+        let bytes = operation.bytes;
+        w.allocation(space::GLOBAL, Access::Atomic, address, bytes, lane)?;
+        if w.launch.checks.race {
+            w.touch_global(Access::Atomic, &addresses.at, 1 << lane, bytes)?;
+        }
+        let allocation = w.allocation(space::GLOBAL, Access::Atomic, address, bytes, lane)?;
         let at = (address - allocation.base) as usize;
         let apply = |old: u64| apply(op, operation.ty, old, operation.b[lane], operation.c[lane]);
         let before = allocation.initialised(at, operation.bytes as usize);
@@ -225,6 +245,13 @@ fn global(
         *known |= u32::from(before) << lane;
         let valid = operation.valid >> lane & 1 != 0 && (before || op == Op::Exchange);
         allocation.mark(at, operation.bytes as usize, valid);
+        let values = (old[lane], apply(old[lane]));
+        w.updated(
+            (space::GLOBAL, bytes),
+            operation.manner,
+            (address, lane),
+            values,
+        );
     }
     Ok(())
 }
@@ -282,6 +309,8 @@ fn shared(
         *known |= u32::from(before) << lane;
         let valid = operation.valid >> lane & 1 != 0 && (before || operation.op == Op::Exchange);
         memory.mark(at, bytes, valid);
+        let (place, who) = ((space::SHARED, bytes), (addresses.at[lane], lane));
+        w.updated(place, operation.manner, who, (old[lane], new));
     }
     Ok(())
 }

@@ -1,13 +1,14 @@
 //! Loads, stores, addresses, and hints about caches.
 //!
-//! Cache operators and eviction priorities are checked and have no effect; `.volatile`, `.relaxed`,
-//! `.acquire` and `.release` accesses are ordinary ones to this machine, which runs one instruction of a
-//! block at a time.
+//! Cache operators and eviction priorities are checked and have no effect. `.volatile` is `.relaxed.sys`;
+//! what strong accesses may return and whom they synchronise, `memory::location` says.
 
 use super::prelude::*;
 use crate::ast::Space;
 use crate::memory::Window;
 use crate::memory::access::{Words, space};
+use crate::memory::order::scope;
+use crate::memory::strong::{Manner, manner};
 
 const SPACES: &[&str] = &[
     "global",
@@ -202,6 +203,23 @@ impl Layout {
             u64::from(signed) | u64::from(wide_register) << 1 | u64::from(wide_address) << 2;
         Layout(u64::from(bytes) | flags << 8 | (elements as u64) << 16 | u64::from(space) << 24)
     }
+    /// Marks an access as strong, or as one through the read-only cache.
+    fn with(self, manner: Manner) -> Layout {
+        let [scope, acquire, release] =
+            [manner.scope, manner.acquire, manner.release].map(u64::from);
+        Layout(self.0 | scope << 32 | acquire << 40 | release << 48)
+    }
+    #[inline(always)]
+    fn scope(self) -> u8 {
+        (self.0 >> 32) as u8
+    }
+    fn manner(self) -> Manner {
+        Manner {
+            scope: self.scope(),
+            acquire: (self.0 >> 40) as u8,
+            release: (self.0 >> 48) as u8,
+        }
+    }
     /// Bytes of the whole access.
     #[inline(always)]
     fn total(self) -> u32 {
@@ -315,8 +333,36 @@ macro_rules! per_space {
     };
 }
 
+/// The order and scope of an access, if it is strong; an error if they do not go together.
+fn strong(f: &Form<'_>) -> Result<Option<Manner>, ()> {
+    let (order, within) = (f.one("order"), f.one("scope"));
+    match order {
+        None | Some("weak") => within.map_or(Ok(None), |_| Err(())),
+        Some("volatile") if within.is_some() || f.has("nc") => Err(()),
+        Some("relaxed" | "acquire" | "release") if within.is_none() || f.has("nc") => Err(()),
+        Some(_) => manner(order, within).map(Some).ok_or(()),
+    }
+}
+
 fn load(f: &mut Form<'_>) -> Option<ExecFn> {
-    let (bytes, layout) = layout(f, f.dst_bits, 0)?;
+    let (bytes, mut layout) = layout(f, f.dst_bits, 0)?;
+    if let Some(manner) = strong(f).ok()? {
+        f.aux = layout.with(manner).0;
+        return match bytes.div_ceil(4) {
+            1 => Some(exec!(cold | w, i, m | load_strong::<1>(w, i, m))),
+            2 => Some(exec!(cold | w, i, m | load_strong::<2>(w, i, m))),
+            4 => Some(exec!(cold | w, i, m | load_strong::<4>(w, i, m))),
+            _ => None,
+        };
+    }
+    if f.has("nc") {
+        let (acquire, release) = (scope::WEAK, scope::WEAK);
+        layout = layout.with(Manner {
+            scope: scope::NON_COHERENT,
+            acquire,
+            release,
+        });
+    }
     f.aux = layout.0;
     per_shape!(
         bytes.div_ceil(4),
@@ -324,7 +370,9 @@ fn load(f: &mut Form<'_>) -> Option<ExecFn> {
         exec!(|w, i, m| {
             let layout = Layout(i.aux);
             let addresses = w.addresses(i, 0, 0, layout.wide_address(), m)?;
+            w.manner = layout.scope();
             let got = w.load::<WORDS, SPACE>(&addresses, m, layout.total())?;
+            w.manner = scope::WEAK;
             deliver(w, i, m, layout, &got);
             Ok(Flow::Next)
         }),
@@ -334,12 +382,32 @@ fn load(f: &mut Form<'_>) -> Option<ExecFn> {
             m | {
                 let layout = Layout(i.aux);
                 let addresses = w.addresses(i, 0, 0, layout.wide_address(), m)?;
+                w.manner = layout.scope();
                 let got = w.load_from::<WORDS>(layout.space(), &addresses, m, layout.total())?;
+                w.manner = scope::WEAK;
                 deliver(w, i, m, layout, &got);
                 Ok(Flow::Next)
             }
         )
     )
+}
+
+fn load_strong<const W: usize>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
+    let layout = Layout(i.aux);
+    let addresses = w.addresses(i, 0, 0, layout.wide_address(), m)?;
+    let shape = (layout.space(), layout.bytes(), layout.total());
+    let got = w.load_strong::<W>(shape, layout.manner(), &addresses, m)?;
+    deliver(w, i, m, layout, &got);
+    Ok(Flow::Next)
+}
+
+fn store_strong<const W: usize>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
+    let layout = Layout(i.aux);
+    let addresses = w.addresses(i, 0, 0, layout.wide_address(), m)?;
+    let data = collect::<W>(w, i, layout);
+    let shape = (layout.space(), layout.bytes(), layout.total());
+    w.store_strong::<W>(shape, layout.manner(), (&addresses, m), &data)?;
+    Ok(Flow::Next)
 }
 
 /// Writes loaded words to the destination registers.
@@ -399,6 +467,15 @@ fn store(f: &mut Form<'_>) -> Option<ExecFn> {
         .map_or(1, |vector| if vector == "v2" { 2 } else { 4 });
     let registers = f.src_bits.get(1..1 + elements)?;
     let (bytes, layout) = layout(f, registers, 0)?;
+    if let Some(manner) = strong(f).ok()? {
+        f.aux = layout.with(manner).0;
+        return match bytes.div_ceil(4) {
+            1 => Some(exec!(cold | w, i, m | store_strong::<1>(w, i, m))),
+            2 => Some(exec!(cold | w, i, m | store_strong::<2>(w, i, m))),
+            4 => Some(exec!(cold | w, i, m | store_strong::<4>(w, i, m))),
+            _ => None,
+        };
+    }
     f.aux = layout.0;
     per_shape!(
         bytes.div_ceil(4),

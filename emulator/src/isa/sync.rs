@@ -1,6 +1,7 @@
 //! Barriers and fences.
 use super::prelude::*;
 use crate::machine::{Reduce, Request};
+use crate::memory::order::scope;
 
 const TITLE: &str = "Parallel Synchronization and Communication Instructions: bar, barrier";
 
@@ -79,21 +80,24 @@ pub(super) static ROWS: &[Row] = &[
         Some(exec!(
             cold | w,
             _i,
-            _m | {
-                let index = w.index;
-                w.shared.clocks.pass(index);
+            m | {
+                let (slot, warp, live) = (w.slot, w.index, w.live);
+                w.domain.order.pass(slot, warp, m, live);
                 Ok(Flow::Next)
             }
         ))
     }),
-    // One instruction of a block runs at a time, and every access is seen at once.
+    // From sm_70 on, `membar` is `fence.sc`.
     row(
         "membar",
         "Parallel Synchronization and Communication Instructions: membar",
         Class::Sync,
     )
     .mods(&[one("level", &["cta", "gl", "sys"])])
-    .exec(|_| Some(exec!(cold | _w, _i, _m | Ok(Flow::Next)))),
+    .exec(|f| {
+        f.aux = fence_aux(f.one("level")? == "cta", true);
+        Some(exec!(cold | w, i, m | fence(w, i, m)))
+    }),
     row(
         "fence",
         "Parallel Synchronization and Communication Instructions: fence",
@@ -104,8 +108,22 @@ pub(super) static ROWS: &[Row] = &[
         one("scope", &["cta", "cluster", "gpu", "sys"]),
     ])
     .since(70, 6, 0)
-    .exec(|_| Some(exec!(cold | _w, _i, _m | Ok(Flow::Next)))),
+    .exec(|f| {
+        let near = matches!(f.one("scope")?, "cta" | "cluster");
+        f.aux = fence_aux(near, f.has("sc"));
+        Some(exec!(cold | w, i, m | fence(w, i, m)))
+    }),
 ];
+
+fn fence_aux(near: bool, sc: bool) -> u64 {
+    u64::from(if near { scope::BLOCK } else { scope::DEVICE }) | u64::from(sc) << 8
+}
+
+fn fence(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
+    let (slot, warp, sc) = (w.slot, w.index, i.aux >> 8 != 0);
+    w.domain.order.fence(slot, warp, m, i.aux as u8, sc);
+    Ok(Flow::Next)
+}
 
 fn reduce_predicate(f: &mut Form<'_>) -> Option<ExecFn> {
     Some(if f.has("and") {

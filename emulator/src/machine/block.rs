@@ -2,11 +2,12 @@
 
 use super::lanes::{Groups, State};
 use super::step::{Left, Wrong, run_group};
-use super::{Failure, Launch, Random, Reduce, Request, Stop};
+use super::{Domain, Failure, Launch, Random, Reduce, Request, Stop};
 use crate::bind::Special;
 use crate::counters::Counters;
 use crate::isa::async_copy::Copies;
 use crate::memory::bytes::Bytes;
+use crate::memory::order::Joined;
 use crate::memory::shared::Shared;
 use crate::violation::{EmulatorError, Fault, Kind};
 use crate::warp::{Lanes, Registers, Warp};
@@ -33,7 +34,7 @@ struct Barrier {
     /// Warps of which lanes wait.
     waiting: Vec<usize>,
     /// What the arrived know.
-    joined: Vec<u32>,
+    joined: Joined,
     reduce: Option<Reduce>,
     votes: u32,
 }
@@ -41,6 +42,8 @@ struct Barrier {
 /// A block of threads.
 pub(super) struct Block {
     pub index: u64,
+    /// Its place among the blocks that the worker runs.
+    slot: usize,
     coordinates: [u32; 3],
     shared: Shared,
     warps: Vec<WarpState>,
@@ -58,7 +61,7 @@ pub(super) enum Progress {
 }
 
 impl Block {
-    pub(super) fn new(launch: &Launch<'_>, index: u64) -> Block {
+    pub(super) fn new(launch: &Launch<'_>, domain: &mut Domain, slot: usize, index: u64) -> Block {
         let warps = launch.threads().div_ceil(32) as usize;
         let [r32, r64, p] = launch.program.layout.slots.map(usize::from);
         let state = || WarpState {
@@ -80,25 +83,26 @@ impl Block {
         };
         let mut block = Block {
             index,
+            slot,
             coordinates: [0; 3],
-            shared: Shared::new(launch.shared_bytes, warps, launch.checks.race),
+            shared: Shared::new(launch.shared_bytes, launch.checks.race),
             warps: (0..warps).map(|_| state()).collect(),
             barriers: Default::default(),
             random: Random::new(launch.seed, index),
             executed: 0,
         };
-        block.start(launch, index);
+        block.start(launch, domain, index);
         block
     }
 
     /// Makes it the block of this index, before its first instruction.
-    pub(super) fn start(&mut self, launch: &Launch<'_>, index: u64) {
+    pub(super) fn start(&mut self, launch: &Launch<'_>, domain: &mut Domain, index: u64) {
+        domain.start(self.slot, index);
         self.index = index;
         self.coordinates = launch.coordinates(index);
         self.random = Random::new(launch.seed, index);
         self.executed = 0;
-        let warps = self.warps.len();
-        self.shared.reset(warps);
+        self.shared.reset();
         self.barriers = Default::default();
         for (number, warp) in self.warps.iter_mut().enumerate() {
             let threads = launch.threads() - number as u32 * 32;
@@ -143,6 +147,7 @@ impl Block {
     pub(super) fn step(
         &mut self,
         launch: &Launch<'_>,
+        domain: &mut Domain,
         counters: &mut Counters,
     ) -> Result<Progress, Stop> {
         let runnable = self
@@ -180,7 +185,7 @@ impl Block {
             return Ok(Progress::Ran);
         };
         let turn = TURN + self.random.below(TURN);
-        self.turn(at, turn, launch, counters)?;
+        self.turn(at, turn, launch, domain, counters)?;
         Ok(Progress::Ran)
     }
 
@@ -189,6 +194,7 @@ impl Block {
             kind,
             lanes,
             address: None,
+            other: None,
         };
         Stop::Program(Box::new(Failure {
             block: self.index,
@@ -204,6 +210,7 @@ impl Block {
         at: usize,
         turn: u64,
         launch: &Launch<'_>,
+        domain: &mut Domain,
         counters: &mut Counters,
     ) -> Result<(), Stop> {
         let Some(state) = self.warps.get_mut(at) else {
@@ -215,6 +222,9 @@ impl Block {
             launch,
             shared: &mut self.shared,
             local: &mut state.local,
+            domain,
+            slot: self.slot,
+            manner: 0,
             copies: &mut state.copies,
             counters,
             random: &mut self.random,
@@ -261,12 +271,12 @@ impl Block {
         self.executed = warp.clock;
         for (request, mask, pc) in arrivals {
             counters.barriers += 1;
-            self.arrive(at, mask, &request)
+            self.arrive(domain, at, mask, &request)
                 .map_err(|kind| self.failure(at, pc, kind, mask))?;
         }
         if exits {
             for id in 0..16 {
-                self.release(id)
+                self.release(domain, id)
                     .map_err(|kind| self.failure(at, 0, kind, 0))?;
             }
         }
@@ -274,7 +284,13 @@ impl Block {
     }
 
     /// Lanes of a warp come to a barrier.
-    fn arrive(&mut self, at: usize, mask: u32, request: &Request) -> Result<(), Kind> {
+    fn arrive(
+        &mut self,
+        domain: &mut Domain,
+        at: usize,
+        mask: u32,
+        request: &Request,
+    ) -> Result<(), Kind> {
         let (warps, id) = (self.warps.len(), request.id);
         let Some(barrier) = self.barriers.get_mut(id as usize) else {
             return Err(Kind::BadBarrier {
@@ -309,17 +325,17 @@ impl Block {
             barrier.reduce = request.reduce;
         }
         barrier.arrived[at] |= mask;
-        self.shared
-            .clocks
-            .arrive(at, request.arrive, &mut barrier.joined);
+        domain
+            .order
+            .arrive(self.slot, at, request.arrive, &mut barrier.joined);
         if !request.arrive && !barrier.waiting.contains(&at) {
             barrier.waiting.push(at);
         }
-        self.release(id)
+        self.release(domain, id)
     }
 
     /// Lets go those who wait at a barrier, if it is complete.
-    fn release(&mut self, id: u32) -> Result<(), Kind> {
+    fn release(&mut self, domain: &mut Domain, id: u32) -> Result<(), Kind> {
         let Some(barrier) = self.barriers.get_mut(id as usize) else {
             return Ok(());
         };
@@ -356,9 +372,9 @@ impl Block {
         let barrier = std::mem::take(barrier);
         let exited: Vec<usize> = (0..self.warps.len()).filter(|at| lanes(*at) == 0).collect();
         let mut joined = barrier.joined;
-        self.shared
-            .clocks
-            .release(&barrier.waiting, &exited, &mut joined);
+        domain
+            .order
+            .release(self.slot, &barrier.waiting, &exited, &mut joined);
         for at in barrier.waiting {
             let Some(warp) = self.warps.get_mut(at) else {
                 continue;

@@ -1,21 +1,25 @@
 //! The machine: runs a program's blocks on host threads.
 //!
 //! Blocks that cannot watch each other run on as many threads as there are; what they count is
-//! added up afterwards, so that every result is the seed's alone. If a kernel has global atomics that
-//! return something, or polls memory, one thread interleaves its blocks.
+//! added up afterwards, and if they turn out to race, the launch is repeated on one thread: every result
+//! is the seed's alone. If a kernel has global atomics that return something, or polls memory, one thread
+//! interleaves its blocks.
 
 mod block;
 mod lanes;
 mod step;
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use crate::bind::Program;
 use crate::counters::Counters;
 use crate::device::{Checks, MmaMode};
 use crate::gpu::{BlockResources, Gpu};
 use crate::memory::global::{Memory, Table};
+use crate::memory::location::Locations;
+use crate::memory::order::Order;
+use crate::memory::pages::{Journal, Pages};
 use crate::violation::{EmulatorError, Fault};
 
 use block::{Block, Progress};
@@ -37,6 +41,8 @@ pub(crate) struct Launch<'a> {
     pub checks: Checks,
     pub mma: MmaMode,
     pub seed: u64,
+    /// Where pages are kept before they are written, if the launch may have to be repeated.
+    pub journal: Option<Journal>,
     /// Warp instructions that a block may run.
     pub budget: u64,
 }
@@ -104,117 +110,204 @@ pub(crate) enum Stop {
     Emulator(EmulatorError),
 }
 
+/// What the blocks of a worker share: their order in time, and what they have touched.
+pub(crate) struct Domain {
+    pub order: Order,
+    pub pages: Pages,
+    pub locations: Locations,
+    /// Whether blocks can watch each other.
+    interleaved: bool,
+}
+
+impl Domain {
+    fn new(launch: &Launch<'_>) -> Domain {
+        Domain {
+            order: Order::new(launch.threads().div_ceil(32) as usize),
+            pages: Pages::default(),
+            locations: Locations::default(),
+            interleaved: launch.program.communicates,
+        }
+    }
+
+    /// A block starts in a slot.
+    fn start(&mut self, slot: usize, block: u64) {
+        self.order.start(slot, block);
+        if !self.interleaved {
+            self.locations.clear();
+        }
+    }
+}
+
 /// Runs all blocks.
-pub(crate) fn run(launch: &Launch<'_>, threads: usize) -> Result<Counters, Stop> {
+pub(crate) fn run(launch: &mut Launch<'_>, threads: usize) -> Result<Counters, Stop> {
     let blocks = launch.blocks();
-    let next = AtomicU64::new(0);
-    // The failure of the first block that fails: later blocks need not run, earlier ones must.
-    let failed = AtomicU64::new(u64::MAX);
-    let first: Mutex<Option<Stop>> = Mutex::new(None);
-    let none = Counters::new(launch);
-    let total = Mutex::new(none.clone());
-    let fail = |block: u64, stop: Stop| {
-        let mut first = first
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if block < failed.load(Relaxed) {
-            failed.store(block, Relaxed);
-            *first = Some(stop);
-        }
-    };
-    let work = || {
-        let mut counters = none.clone();
-        if launch.program.communicates {
-            interleave(launch, &mut counters, &fail);
-        } else {
-            let mut block: Option<Block> = None;
-            loop {
-                let index = next.fetch_add(1, Relaxed);
-                if index >= blocks || index > failed.load(Relaxed) {
-                    break;
-                }
-                let block = match &mut block {
-                    Some(block) => {
-                        block.start(launch, index);
-                        block
-                    }
-                    None => block.insert(Block::new(launch, index)),
-                };
-                loop {
-                    match block.step(launch, &mut counters) {
-                        Ok(Progress::Ran) => {}
-                        Ok(Progress::Done) => {
-                            counters.finished(index);
-                            break;
-                        }
-                        Err(stop) => {
-                            fail(index, stop);
-                            break;
-                        }
-                    }
-                }
-            }
-        }
-        total
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .add(&counters);
-    };
-    let threads = if launch.program.communicates {
-        1
-    } else {
-        threads.min(blocks.max(1) as usize).max(1)
+    let threads = match launch.program.communicates {
+        true => 1,
+        false => threads.min(blocks.max(1) as usize).max(1),
     };
     if threads == 1 {
-        work();
-    } else {
-        std::thread::scope(|scope| {
-            for _ in 1..threads {
-                scope.spawn(work);
-            }
-            work();
-        });
+        return Workers::new(launch).run(launch, 1).0;
     }
-    match first
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-    {
-        Some(stop) => Err(stop),
-        None => Ok(total
+    launch.journal = launch.checks.race.then(Journal::default);
+    let (result, clash) = Workers::new(launch).run(launch, threads);
+    if !clash {
+        return result;
+    }
+    // Which of two racing blocks came first was the host's choice. On one thread it is the seed's.
+    if let Some(journal) = launch.journal.take() {
+        journal.undo(launch.table);
+    }
+    Workers::new(launch).run(launch, 1).0
+}
+
+/// What the host threads of a launch share.
+struct Workers {
+    next: AtomicU64,
+    /// The first block that fails: later ones need not run, earlier ones must.
+    failed: AtomicU64,
+    first: Mutex<Option<Stop>>,
+    /// Nothing counted yet.
+    none: Counters,
+    /// What those who are done have counted and touched.
+    done: Mutex<(Option<Counters>, Vec<Pages>)>,
+}
+
+impl Workers {
+    fn new(launch: &Launch<'_>) -> Workers {
+        Workers {
+            next: AtomicU64::new(0),
+            failed: AtomicU64::new(u64::MAX),
+            first: Mutex::new(None),
+            none: Counters::new(launch),
+            done: Mutex::default(),
+        }
+    }
+
+    /// Runs all blocks; says too whether those of different threads have raced.
+    fn run(self, launch: &Launch<'_>, threads: usize) -> (Result<Counters, Stop>, bool) {
+        if threads == 1 {
+            self.work(launch);
+        } else {
+            std::thread::scope(|scope| {
+                for _ in 1..threads {
+                    scope.spawn(|| self.work(launch));
+                }
+                self.work(launch);
+            });
+        }
+        let stop = self
+            .first
             .into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)),
+            .unwrap_or_else(PoisonError::into_inner);
+        let (counters, pages) = self
+            .done
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        let raced = |stop: &Stop| match stop {
+            Stop::Program(failure) => failure.fault.other.is_some(),
+            Stop::Emulator(_) => false,
+        };
+        let clash = threads > 1
+            && launch.checks.race
+            && (stop.as_ref().is_some_and(raced)
+                || (1..pages.len()).any(|n| pages[..n].iter().any(|other| pages[n].clash(other))));
+        let counters = counters.unwrap_or(self.none);
+        (stop.map_or(Ok(counters), Err), clash)
+    }
+
+    fn fail(&self, block: u64, stop: Stop) {
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        if block < self.failed.load(Relaxed) {
+            self.failed.store(block, Relaxed);
+            *first = Some(stop);
+        }
+    }
+
+    /// What one thread does.
+    fn work(&self, launch: &Launch<'_>) {
+        let mut counters = self.none.clone();
+        let mut domain = Domain::new(launch);
+        if launch.program.communicates {
+            if let Err((block, stop)) = interleave(launch, &mut domain, &mut counters) {
+                self.fail(block, stop);
+            }
+        } else {
+            self.blocks(launch, &mut domain, &mut counters);
+        }
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut done.0 {
+            Some(total) => total.add(&counters),
+            none => *none = Some(counters),
+        }
+        done.1.push(domain.pages);
+    }
+
+    /// Runs blocks one after the other, as long as there are any.
+    fn blocks(&self, launch: &Launch<'_>, domain: &mut Domain, counters: &mut Counters) {
+        let mut block: Option<Block> = None;
+        loop {
+            let index = self.next.fetch_add(1, Relaxed);
+            if index >= launch.blocks() || index > self.failed.load(Relaxed) {
+                break;
+            }
+            let block = match &mut block {
+                Some(block) => {
+                    block.start(launch, domain, index);
+                    block
+                }
+                None => block.insert(Block::new(launch, domain, 0, index)),
+            };
+            loop {
+                match block.step(launch, domain, counters) {
+                    Ok(Progress::Ran) => {}
+                    Ok(Progress::Done) => {
+                        counters.finished(index);
+                        break;
+                    }
+                    Err(stop) => {
+                        self.fail(index, stop);
+                        break;
+                    }
+                }
+            }
+        }
     }
 }
 
 /// Runs blocks that may watch each other: as many at once as the device would hold, in turns that the
 /// seed draws.
-fn interleave(launch: &Launch<'_>, counters: &mut Counters, fail: &dyn Fn(u64, Stop)) {
+fn interleave(
+    launch: &Launch<'_>,
+    domain: &mut Domain,
+    counters: &mut Counters,
+) -> Result<(), (u64, Stop)> {
     let blocks = launch.blocks();
     let resident = resident_blocks(launch).min(blocks).min(256) as usize;
     let mut random = Random::new(launch.seed, u64::MAX);
     let mut next = 0;
     let mut running: Vec<Block> = Vec::new();
     while next < blocks && running.len() < resident {
-        running.push(Block::new(launch, next));
+        running.push(Block::new(launch, domain, running.len(), next));
         next += 1;
     }
     while !running.is_empty() {
         let at = random.below(running.len() as u64) as usize;
         let block = &mut running[at];
-        match block.step(launch, counters) {
+        match block.step(launch, domain, counters) {
             Ok(Progress::Ran) => {}
             Ok(Progress::Done) => {
                 counters.finished(block.index);
                 if next < blocks {
-                    block.start(launch, next);
+                    block.start(launch, domain, next);
                     next += 1;
                 } else {
                     running.swap_remove(at);
                 }
             }
-            Err(stop) => return fail(block.index, stop),
+            Err(stop) => return Err((block.index, stop)),
         }
     }
+    Ok(())
 }
 
 /// How many blocks the device holds at once, as far as threads and shared memory tell.

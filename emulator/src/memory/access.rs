@@ -4,6 +4,8 @@
 //! the low bits of all); only if that fails are the lanes looked at one by one.
 
 use super::global::Allocation;
+use super::order::scope;
+use super::pages::Breach;
 use super::race::{Conflict, Touch};
 use super::{SHARED_BASE, Window};
 use crate::counters::sectors;
@@ -30,6 +32,22 @@ pub(super) fn space_name(space: u8) -> Space {
         space::CONST => Space::Const,
         space::GENERIC => Space::Generic,
         _ => Space::Global,
+    }
+}
+
+fn touch_of(access: Access) -> Touch {
+    match access {
+        Access::Read => Touch::Read,
+        Access::Write => Touch::Write,
+        Access::Atomic => Touch::Atomic,
+    }
+}
+
+fn access_of(touch: Touch) -> Access {
+    match touch {
+        Touch::Read => Access::Read,
+        Touch::Write => Access::Write,
+        Touch::Atomic => Access::Atomic,
     }
 }
 
@@ -222,15 +240,6 @@ impl Warp<'_> {
             .access(self.launch, self.block, self.pc, &addresses.at);
     }
 
-    /// The allocation that all lanes access, if it is one.
-    #[inline(always)]
-    fn one_allocation(&self, addresses: &Addresses, bytes: u32) -> Option<&Allocation> {
-        let allocation = self.launch.table.find(addresses.least)?;
-        allocation
-            .holds(addresses.greatest, u64::from(bytes))
-            .then_some(allocation)
-    }
-
     /// The allocation that one lane accesses, or what is wrong with that.
     pub(crate) fn allocation(
         &self,
@@ -285,11 +294,16 @@ impl Warp<'_> {
     ) -> Result<(), Box<Fault>> {
         self.count_global(addresses, mask, u64::from(bytes * mask.count_ones()));
         let special = space == space::CONST || access != Access::Read;
-        match self.one_allocation(addresses, bytes) {
+        let launch = self.launch;
+        match launch.table.find(addresses.least) {
             Some(allocation)
-                if !special
-                    || allocation.kind != AllocationKind::Const && space != space::CONST =>
+                if allocation.holds(addresses.greatest, u64::from(bytes))
+                    && (!special
+                        || allocation.kind != AllocationKind::Const && space != space::CONST) =>
             {
+                if launch.checks.race {
+                    self.touch_global(access, &addresses.at, mask, bytes)?;
+                }
                 each_lane(mask, |lane| {
                     f(
                         lane,
@@ -301,12 +315,94 @@ impl Warp<'_> {
             _ => {
                 for lane in lanes_of(mask) {
                     let at = addresses.at[lane];
+                    self.allocation(space, access, at, bytes, lane)?;
+                    if launch.checks.race && space != space::CONST {
+                        self.touch_global(access, &addresses.at, 1 << lane, bytes)?;
+                    }
                     let allocation = self.allocation(space, access, at, bytes, lane)?;
                     f(lane, allocation, (at - allocation.base) as usize);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Records accesses to global memory, and fails if one breaks a rule.
+    #[inline(always)]
+    pub(crate) fn touch_global(
+        &mut self,
+        access: Access,
+        addresses: &[u64; 32],
+        mask: u32,
+        bytes: u32,
+    ) -> Result<(), Box<Fault>> {
+        let launch = self.launch;
+        let domain = &mut *self.domain;
+        let who = domain
+            .order
+            .who(self.slot, self.index, self.pc, self.manner);
+        let save = |number| {
+            if let Some(journal) = &launch.journal {
+                journal.save(launch.table, number);
+            }
+        };
+        let what = (mask, bytes);
+        let found = domain
+            .pages
+            .touch_lanes(&who, addresses, what, touch_of(access), save);
+        match found {
+            None => Ok(()),
+            Some((breach, lane)) => Err(self.breach(access, &breach, lane, addresses[lane])),
+        }
+    }
+
+    #[cold]
+    fn breach(&self, access: Access, breach: &Breach, lane: usize, address: u64) -> Box<Fault> {
+        let (Breach::Race(conflict) | Breach::Stale(conflict)) = breach;
+        let near = u64::from(conflict.block) == self.block;
+        let mut thread = Self::thread_name(conflict.warp, conflict.lane);
+        if !near {
+            let [x, y, z] = self.launch.coordinates(u64::from(conflict.block));
+            thread = format!("{thread} of block ({x}, {y}, {z})");
+        }
+        let (other, line) = (access_of(conflict.touch), u32::from(conflict.pc));
+        let kind = match breach {
+            Breach::Stale(_) => Kind::NonCoherent {
+                access,
+                other,
+                thread,
+                line,
+            },
+            Breach::Race(_) => Kind::GlobalRace {
+                access,
+                other,
+                thread,
+                line,
+                missing: self.missing(conflict, near),
+            },
+        };
+        let mut fault = self.fault_at(kind, 1 << lane, address);
+        fault.other = Some(*conflict);
+        fault
+    }
+
+    /// What would order an access and the one that it conflicts with.
+    fn missing(&self, conflict: &Conflict, near: bool) -> &'static str {
+        match (self.manner, conflict.strong) {
+            (scope::WEAK, scope::WEAK) if near && conflict.warp as usize == self.index => {
+                "lanes of a warp need a bar.warp.sync in between"
+            }
+            (scope::WEAK, scope::WEAK) if near => {
+                "warps of a block need a barrier in between, or a release and an acquire"
+            }
+            (scope::WEAK, scope::WEAK) => {
+                "blocks need a release and an acquire in between, both of .gpu scope at least"
+            }
+            (scope::WEAK, _) | (_, scope::WEAK) => {
+                "one of them is weak, so a release and an acquire have to come in between"
+            }
+            _ => "both are strong, but the scope of one does not include the thread of the other",
+        }
     }
 
     /// Fails if an address is no multiple of `bytes`.
@@ -393,11 +489,7 @@ impl Warp<'_> {
         lane: usize,
         offset: u32,
     ) -> Box<Fault> {
-        let other = match conflict.touch {
-            Touch::Read => Access::Read,
-            Touch::Write => Access::Write,
-            Touch::Atomic => Access::Atomic,
-        };
+        let other = access_of(conflict.touch);
         let thread = Self::thread_name(conflict.warp, conflict.lane);
         let kind = Kind::SharedRace {
             access,
@@ -405,11 +497,10 @@ impl Warp<'_> {
             thread,
             line: u32::from(conflict.pc),
         };
-        self.fault_at(
-            kind,
-            1 << lane,
-            Window::Shared.base() + u64::from(offset + SHARED_BASE),
-        )
+        let address = Window::Shared.base() + u64::from(offset + SHARED_BASE);
+        let mut fault = self.fault_at(kind, 1 << lane, address);
+        fault.other = Some(conflict);
+        fault
     }
 
     /// Records accesses to shared memory, and fails if one races.
@@ -432,14 +523,10 @@ impl Warp<'_> {
             }
         }
         if self.launch.checks.race {
-            let touch = match access {
-                Access::Read => Touch::Read,
-                Access::Write => Touch::Write,
-                Access::Atomic => Touch::Atomic,
-            };
-            let shared = &mut *self.shared;
-            let who = shared.clocks.who(self.index, self.pc);
-            let found = shared.shadow.touch_lanes(&who, offsets, mask, bytes, touch);
+            let order = &self.domain.order;
+            let who = order.who(self.slot, self.index, self.pc, self.manner);
+            let shadow = &mut self.shared.shadow;
+            let found = shadow.touch_lanes(&who, offsets, mask, bytes, touch_of(access));
             if let Some((conflict, lane)) = found {
                 return Err(self.race(access, conflict, lane, offsets[lane]));
             }

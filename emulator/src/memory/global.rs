@@ -213,6 +213,17 @@ fn low_bits(bits: usize) -> u32 {
     }
 }
 
+/// A range of an allocation as it was: first word and sector, words, and validity.
+struct Part {
+    base: u64,
+    first: usize,
+    words: Vec<u32>,
+    valid: Vec<u32>,
+}
+
+/// A range of memory as it was.
+pub(crate) struct Saved(Vec<Part>);
+
 /// What there is at a moment; a launch keeps the one it started with.
 #[derive(Clone, Default)]
 pub(crate) struct Table {
@@ -246,6 +257,43 @@ impl Table {
             other.base < end.saturating_add(ALIGNMENT)
                 && start < (other.base + other.size).saturating_add(ALIGNMENT)
         })
+    }
+
+    /// Keeps the bytes of a range as they are.
+    pub(crate) fn save(&self, address: u64, len: u64) -> Saved {
+        let first = self
+            .live
+            .partition_point(|allocation| allocation.base + allocation.size <= address);
+        let within = self.live[first..]
+            .iter()
+            .take_while(|allocation| allocation.base < address + len);
+        let load = |from: &[AtomicU32]| from.iter().map(|word| word.load(Relaxed)).collect();
+        let part = |allocation: &Arc<Allocation>| {
+            let first = address.saturating_sub(allocation.base) as usize / 32;
+            let end = (address + len - allocation.base).div_ceil(32) as usize;
+            let (sectors, words) = (allocation.valid.len(), allocation.words.len());
+            Part {
+                base: allocation.base,
+                first,
+                words: load(&allocation.words[first * 8..(end * 8).min(words)]),
+                valid: load(&allocation.valid[first..end.min(sectors)]),
+            }
+        };
+        Saved(within.map(part).collect())
+    }
+
+    /// Puts back what [`Table::save`] kept.
+    pub(crate) fn restore(&self, saved: &Saved) {
+        for part in &saved.0 {
+            let Some(allocation) = self.find(part.base) else {
+                continue;
+            };
+            let words = allocation.words.iter().skip(part.first * 8);
+            let valid = allocation.valid.iter().skip(part.first);
+            for (to, from) in words.zip(&part.words).chain(valid.zip(&part.valid)) {
+                to.store(*from, Relaxed);
+            }
+        }
     }
 
     /// The allocation nearest to an address, for messages.

@@ -3,9 +3,14 @@
 pub(crate) mod access;
 pub(crate) mod bytes;
 pub(crate) mod global;
+pub(crate) mod location;
+pub(crate) mod order;
+pub(crate) mod pages;
 pub(crate) mod race;
 pub(crate) mod shared;
+pub(crate) mod strong;
 mod transfer;
+mod view;
 
 pub use global::MemoryError;
 

@@ -1,128 +1,21 @@
-//! Finds accesses to shared memory that nothing orders.
+//! Finds accesses to memory that nothing orders.
 //!
-//! Time within a block is counted in ticks: every barrier takes the next one. An access carries the
-//! tick of its warp's last synchronisation; a warp knows of each other warp the tick up to which it
-//! has synchronised with it. An access happened before another if it came from the same thread, or
-//! if the later one's warp knows of its warp a later tick than the access carries. Knowledge is
-//! passed on at barriers (so they need not cover the whole block); `bar.warp.sync` orders the lanes
-//! of one warp.
+//! An access carries the tick of its warp; it happened before another if it came from the same thread,
+//! or if the thread of the later one knows of it, see [`super::order`]. Two accesses that conflict and
+//! are not ordered race, unless both are strong and each is in the scope of the other.
 //!
 //! Per 16 bytes there is one record of the last write and of the reads since, split into words as
 //! soon as an access is smaller. Where the record cannot hold all that happened (several readers of
-//! different ticks, writers of different bytes of a word) it forgets in the direction of silence.
+//! different ticks, writers of different bytes of a word, readers of several blocks) it forgets in the direction of
+//! silence. Strong reads are checked and not recorded.
 
 use super::access::lanes_of;
+use super::order::{Who, inclusive, scope};
 
 /// No thread, or more than one.
 const MANY: u16 = u16::MAX;
 /// As the writer of a record: split, and `readers` is the index of its words.
 const SPLIT: u16 = u16::MAX - 1;
-
-/// What warps know of each other.
-#[derive(Debug, Clone)]
-pub(crate) struct Clocks {
-    now: u32,
-    warps: usize,
-    /// `known[v * warps + w]`: up to which tick `v` has synchronised with `w`.
-    known: Vec<u32>,
-    /// Least tick that each warp knows of any.
-    floor: Vec<u32>,
-}
-
-impl Clocks {
-    pub(crate) fn new(warps: usize) -> Clocks {
-        let mut known = vec![0; warps * warps];
-        for warp in 0..warps {
-            known[warp * warps + warp] = 1;
-        }
-        Clocks {
-            now: 1,
-            warps,
-            known,
-            floor: vec![1; warps],
-        }
-    }
-
-    /// What a warp knows and did so far is given to those that will be released by a barrier. One
-    /// that does not wait there itself goes on in a new tick.
-    pub(crate) fn arrive(&mut self, warp: usize, goes_on: bool, joined: &mut Vec<u32>) {
-        joined.resize(self.warps, 0);
-        if goes_on {
-            self.pass(warp);
-        }
-        let known = self
-            .known
-            .get(warp * self.warps..(warp + 1) * self.warps)
-            .unwrap_or(&[]);
-        for (joined, known) in joined.iter_mut().zip(known) {
-            *joined = (*joined).max(*known);
-        }
-    }
-
-    /// A barrier releases these warps, which all know now what was joined there.
-    pub(crate) fn release(&mut self, members: &[usize], exited: &[usize], joined: &mut [u32]) {
-        self.now = self.now.saturating_add(1);
-        for &member in members {
-            joined[member] = self.now;
-        }
-        for &warp in exited {
-            joined[warp] = u32::MAX;
-        }
-        for &member in members {
-            let known = &mut self.known[member * self.warps..][..self.warps];
-            for (known, joined) in known.iter_mut().zip(joined.iter()) {
-                *known = (*known).max(*joined);
-            }
-            self.floor[member] = known.iter().copied().min().unwrap_or(1).max(1);
-        }
-    }
-
-    /// The lanes of a warp have met.
-    pub(crate) fn pass(&mut self, warp: usize) {
-        self.now = self.now.saturating_add(1);
-        if let Some(own) = self.known.get_mut(warp * self.warps + warp) {
-            *own = self.now;
-        }
-    }
-
-    /// Who makes an access: thread `lane` of `warp`, in the instruction at `pc`.
-    #[inline(always)]
-    pub(crate) fn who(&self, warp: usize, pc: u32) -> Who<'_> {
-        let known = self
-            .known
-            .get(warp * self.warps..(warp + 1) * self.warps)
-            .unwrap_or(&[]);
-        Who {
-            warp: warp as u32,
-            pc: pc.min(u32::from(u16::MAX)) as u16,
-            stamp: known.get(warp).copied().unwrap_or(1),
-            floor: self.floor.get(warp).copied().unwrap_or(1),
-            known,
-        }
-    }
-}
-
-/// The warp that makes an access, and what it knows.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Who<'a> {
-    warp: u32,
-    pc: u16,
-    stamp: u32,
-    floor: u32,
-    known: &'a [u32],
-}
-
-impl Who<'_> {
-    /// Whether all that `warp` did at `tick` happened before.
-    #[inline(always)]
-    fn after(&self, warp: u32, tick: u32) -> bool {
-        tick < self.floor
-            || self
-                .known
-                .get(warp as usize)
-                .is_some_and(|known| *known > tick)
-    }
-}
 
 /// What an access does to a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +30,10 @@ pub(crate) enum Touch {
 pub(crate) struct Conflict {
     /// What it did.
     pub touch: Touch,
+    /// Its scope, if it was strong.
+    pub strong: u8,
+    /// Block that made it.
+    pub block: u32,
     /// Warp that made it.
     pub warp: u32,
     /// Lane, if it is known.
@@ -161,61 +58,43 @@ struct Record {
     wbytes: u8,
     rbytes: u8,
     atomic: bool,
+    /// Scope of the write.
+    strong: u8,
 }
 
 impl Record {
+    /// `GLOBAL`: other blocks may have left their marks.
     #[inline(always)]
-    fn touch(&mut self, who: &Who<'_>, lane: u32, touch: Touch, bytes: u8) -> Option<Conflict> {
+    fn touch<const GLOBAL: bool>(
+        &mut self,
+        who: &Who<'_>,
+        lane: u32,
+        touch: Touch,
+        bytes: u8,
+    ) -> Option<Conflict> {
         let thread = (who.warp * 32 + lane) as u16;
-        if self.wtick >= who.floor
-            && self.wthread != thread
+        let near = |tick: u32| !GLOBAL || who.owner(tick) == who.block;
+        if self.wtick != 0
+            && (self.wtick >= who.floor || GLOBAL)
             && self.wbytes & bytes != 0
-            && !(self.atomic && touch == Touch::Atomic)
-            && !who.after(u32::from(self.wthread) / 32, self.wtick)
+            && !(self.wthread == thread && near(self.wtick))
+            && let Some(conflict) = self.wrote::<GLOBAL>(who, lane)
         {
-            let touch = if self.atomic {
-                Touch::Atomic
-            } else {
-                Touch::Write
-            };
-            let (warp, lane) = (u32::from(self.wthread) / 32, u32::from(self.wthread) % 32);
-            return Some(Conflict {
-                touch,
-                warp,
-                lane: Some(lane),
-                pc: self.wpc,
-            });
+            return Some(conflict);
         }
         if touch == Touch::Read {
-            if self.rtick < who.floor {
-                self.rtick = who.stamp;
-                self.readers = 1 << (who.warp % 32);
-                self.rthread = thread;
-                self.rbytes = bytes;
-            } else {
-                self.rtick = self.rtick.min(who.stamp);
-                self.readers |= 1 << (who.warp % 32);
-                self.rthread = if self.rthread == thread { thread } else { MANY };
-                self.rbytes |= bytes;
+            if who.strong == scope::WEAK {
+                self.read::<GLOBAL>(who, thread, bytes);
             }
-            self.rpc = who.pc;
             return None;
         }
-        if self.rtick >= who.floor && self.rthread != thread && self.rbytes & bytes != 0 {
-            let mut readers = self.readers;
-            while readers != 0 {
-                let warp = readers.trailing_zeros();
-                readers &= readers - 1;
-                if !who.after(warp, self.rtick) {
-                    let lane = (self.rthread != MANY).then_some(u32::from(self.rthread) % 32);
-                    return Some(Conflict {
-                        touch: Touch::Read,
-                        warp,
-                        lane,
-                        pc: self.rpc,
-                    });
-                }
-            }
+        if self.rtick != 0
+            && (self.rtick >= who.floor || GLOBAL)
+            && self.rbytes & bytes != 0
+            && !(self.rthread == thread && near(self.rtick))
+            && let Some(conflict) = self.was_read::<GLOBAL>(who, lane)
+        {
+            return Some(conflict);
         }
         *self = Record {
             wtick: who.stamp,
@@ -223,22 +102,100 @@ impl Record {
             wpc: who.pc,
             wbytes: bytes,
             atomic: touch == Touch::Atomic,
+            strong: who.strong,
             ..Record::default()
         };
         None
     }
+
+    /// Notes a weak read.
+    #[inline(always)]
+    fn read<const GLOBAL: bool>(&mut self, who: &Who<'_>, thread: u16, bytes: u8) {
+        let old = match GLOBAL {
+            false => self.rtick < who.floor,
+            true => who.owner(self.rtick) != who.block || self.rtick < who.floor,
+        };
+        if old {
+            self.rtick = who.stamp;
+            self.readers = 1 << (who.warp % 32);
+            self.rthread = thread;
+            self.rbytes = bytes;
+        } else {
+            self.rtick = self.rtick.min(who.stamp);
+            self.readers |= 1 << (who.warp % 32);
+            self.rthread = if self.rthread == thread { thread } else { MANY };
+            self.rbytes |= bytes;
+        }
+        self.rpc = who.pc;
+    }
+
+    /// The last write, if it races with an access of `lane`.
+    #[inline(always)]
+    fn wrote<const GLOBAL: bool>(&self, who: &Who<'_>, lane: u32) -> Option<Conflict> {
+        let block = if GLOBAL {
+            who.owner(self.wtick)
+        } else {
+            who.block
+        };
+        if inclusive(self.strong, who.strong, block == who.block) {
+            return None;
+        }
+        let (warp, other) = (u32::from(self.wthread) / 32, u32::from(self.wthread) % 32);
+        if block == who.block && who.after(warp, self.wtick)
+            || who.told(lane, block, warp, Some(other), self.wtick)
+        {
+            return None;
+        }
+        Some(Conflict {
+            touch: if self.atomic {
+                Touch::Atomic
+            } else {
+                Touch::Write
+            },
+            strong: self.strong,
+            block,
+            warp,
+            lane: Some(other),
+            pc: self.wpc,
+        })
+    }
+
+    /// A read that races with a write of `lane`.
+    #[inline(always)]
+    fn was_read<const GLOBAL: bool>(&self, who: &Who<'_>, lane: u32) -> Option<Conflict> {
+        let block = if GLOBAL {
+            who.owner(self.rtick)
+        } else {
+            who.block
+        };
+        let other = (self.rthread != MANY).then_some(u32::from(self.rthread) % 32);
+        let unordered = |warp: &usize| {
+            let warp = *warp as u32;
+            !(block == who.block && who.after(warp, self.rtick)
+                || who.told(lane, block, warp, other, self.rtick))
+        };
+        let warp = lanes_of(self.readers).find(unordered)?;
+        Some(Conflict {
+            touch: Touch::Read,
+            strong: scope::WEAK,
+            block,
+            warp: warp as u32,
+            lane: other,
+            pc: self.rpc,
+        })
+    }
 }
 
-/// The records of a block's shared memory.
+/// The records of a block's shared memory, or of a page of global memory.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Shadow {
+pub(crate) struct Shadow<const GLOBAL: bool = false> {
     granules: Vec<Record>,
     words: Vec<[Record; 4]>,
     free: Vec<u32>,
 }
 
-impl Shadow {
-    pub(crate) fn new(size: u32) -> Shadow {
+impl<const GLOBAL: bool> Shadow<GLOBAL> {
+    pub(crate) fn new(size: u32) -> Self {
         Shadow {
             granules: vec![Record::default(); size.div_ceil(16) as usize],
             ..Shadow::default()
@@ -267,6 +224,74 @@ impl Shadow {
         })
     }
 
+    /// The records of the words of the granule at `offset`.
+    fn words_at(&self, offset: u32) -> Option<[Record; 4]> {
+        let granule = self.granules.get(offset as usize / 16)?;
+        match granule.wthread {
+            SPLIT => self.words.get(granule.readers as usize).copied(),
+            _ => Some([*granule; 4]),
+        }
+    }
+
+    /// The last write to any of `bytes` bytes within a granule, whoever made it.
+    pub(crate) fn written(
+        &self,
+        offset: u32,
+        bytes: u32,
+        block_of: impl Fn(u32) -> u32,
+    ) -> Option<Conflict> {
+        let words = self.words_at(offset)?;
+        let touched = |n: usize| {
+            let (first, last) = (
+                offset as usize % 16 / 4,
+                (offset + bytes - 1) as usize % 16 / 4,
+            );
+            (first..=last).contains(&n)
+        };
+        let mask = if bytes < 4 {
+            ((1 << bytes) - 1) << (offset % 4)
+        } else {
+            0xf
+        };
+        let hit = |(n, word): &(usize, &Record)| {
+            touched(*n) && word.wtick != 0 && word.wbytes & mask != 0
+        };
+        let (_, word) = words.iter().enumerate().find(hit)?;
+        Some(Conflict {
+            touch: if word.atomic {
+                Touch::Atomic
+            } else {
+                Touch::Write
+            },
+            strong: word.strong,
+            block: block_of(word.wtick),
+            warp: u32::from(word.wthread) / 32,
+            lane: Some(u32::from(word.wthread) % 32),
+            pc: word.wpc,
+        })
+    }
+
+    /// Whether anything in here conflicts with what another worker's blocks did to the same page.
+    pub(crate) fn clashes(&self, other: &Self) -> bool {
+        let clash = |a: &Record, b: &Record| {
+            let both = |x: u8, y: u8| x & y != 0;
+            let writes = a.wtick != 0 && b.wtick != 0 && both(a.wbytes, b.wbytes);
+            writes && !inclusive(a.strong, b.strong, false)
+                || a.wtick != 0 && b.rtick != 0 && both(a.wbytes, b.rbytes)
+                || b.wtick != 0 && a.rtick != 0 && both(b.wbytes, a.rbytes)
+        };
+        (0..self.granules.len() as u32 * 16)
+            .step_by(16)
+            .any(
+                |offset| match (self.words_at(offset), other.words_at(offset)) {
+                    (Some(mine), Some(theirs)) => {
+                        mine.iter().zip(&theirs).any(|(a, b)| clash(a, b))
+                    }
+                    _ => false,
+                },
+            )
+    }
+
     /// One lane accesses `bytes` bytes, a power of two up to 16, aligned.
     #[inline(always)]
     pub(crate) fn touch(
@@ -279,7 +304,7 @@ impl Shadow {
     ) -> Option<Conflict> {
         let granule = self.granules.get_mut(offset as usize / 16)?;
         if bytes == 16 && granule.wthread != SPLIT {
-            return granule.touch(who, lane, touch, 0xf);
+            return granule.touch::<GLOBAL>(who, lane, touch, 0xf);
         }
         self.touch_words(who, lane, offset, bytes, touch)
     }
@@ -315,11 +340,11 @@ impl Shadow {
         let words = self.words.get_mut(index as usize)?;
         if bytes < 4 {
             let mask = ((1 << bytes) - 1) << (offset % 4);
-            return words[offset as usize / 4 % 4].touch(who, lane, touch, mask);
+            return words[offset as usize / 4 % 4].touch::<GLOBAL>(who, lane, touch, mask);
         }
         let first = offset as usize / 4 % 4;
         for word in &mut words[first..(first + bytes as usize / 4).min(4)] {
-            if let Some(conflict) = word.touch(who, lane, touch, 0xf) {
+            if let Some(conflict) = word.touch::<GLOBAL>(who, lane, touch, 0xf) {
                 return Some(conflict);
             }
         }
@@ -334,32 +359,40 @@ impl Shadow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::order::{Joined, Order};
+
+    fn order(warps: usize) -> Order {
+        let mut order = Order::new(warps);
+        order.start(0, 0);
+        order
+    }
 
     fn conflict(
         shadow: &mut Shadow,
-        clocks: &Clocks,
+        clocks: &Order,
         (warp, lane): (usize, u32),
         (offset, bytes): (u32, u32),
         touch: Touch,
     ) -> bool {
+        let strong = u8::from(touch == Touch::Atomic);
         shadow
-            .touch(&clocks.who(warp, 0), lane, offset, bytes, touch)
+            .touch(&clocks.who(0, warp, 0, strong), lane, offset, bytes, touch)
             .is_some()
     }
 
-    fn meet(clocks: &mut Clocks, members: &[usize]) {
-        let mut joined = Vec::new();
+    fn meet(clocks: &mut Order, members: &[usize]) {
+        let mut joined = Joined::default();
         for member in members {
-            clocks.arrive(*member, false, &mut joined);
+            clocks.arrive(0, *member, false, &mut joined);
         }
-        clocks.release(members, &[], &mut joined);
+        clocks.release(0, members, &[], &mut joined);
     }
 
     #[test]
     fn a_barrier_orders_and_its_absence_does_not() {
         for bytes in [16, 4, 2] {
-            let mut clocks = Clocks::new(2);
-            let mut shadow = Shadow::new(64);
+            let mut clocks = order(2);
+            let mut shadow: Shadow = Shadow::new(64);
             assert!(!conflict(
                 &mut shadow,
                 &clocks,
@@ -420,8 +453,8 @@ mod tests {
 
     #[test]
     fn a_named_barrier_orders_only_its_members() {
-        let mut clocks = Clocks::new(3);
-        let mut shadow = Shadow::new(16);
+        let mut clocks = order(3);
+        let mut shadow: Shadow = Shadow::new(16);
         assert!(!conflict(
             &mut shadow,
             &clocks,
@@ -447,8 +480,8 @@ mod tests {
 
     #[test]
     fn neighbouring_bytes_and_atomics_do_not_race() {
-        let clocks = Clocks::new(2);
-        let mut shadow = Shadow::new(16);
+        let clocks = order(2);
+        let mut shadow: Shadow = Shadow::new(16);
         assert!(!conflict(
             &mut shadow,
             &clocks,

@@ -1,13 +1,12 @@
 //! A block's shared memory.
 
 use super::bytes::Bytes;
-use super::race::{Clocks, Shadow};
+use super::race::Shadow;
 
 /// Shared memory with what is known about it.
 pub(crate) struct Shared {
     pub bytes: Bytes,
     pub shadow: Shadow,
-    pub clocks: Clocks,
     /// For each 16 bytes, 1 + the thread whose `cp.async` is under way to (part of) them.
     pending: Vec<u16>,
     /// How many copies are under way.
@@ -15,21 +14,19 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(size: u32, warps: usize, races: bool) -> Shared {
+    pub(crate) fn new(size: u32, races: bool) -> Shared {
         Shared {
             bytes: Bytes::new(size),
             shadow: Shadow::new(if races { size } else { 0 }),
-            clocks: Clocks::new(warps),
             pending: vec![0; size.div_ceil(16) as usize],
             copies: 0,
         }
     }
 
     /// Makes it a new block's.
-    pub(crate) fn reset(&mut self, warps: usize) {
+    pub(crate) fn reset(&mut self) {
         self.bytes.reset();
         self.shadow.reset();
-        self.clocks = Clocks::new(warps);
         self.pending.fill(0);
         self.copies = 0;
     }

@@ -117,6 +117,7 @@ impl Warp<'_> {
                 let offsets =
                     self.offsets(SPACE, Access::Write, addresses, (mask, bytes), window)?;
                 self.touch_shared::<W>(Access::Write, &offsets, mask, bytes)?;
+                self.overwrite(Window::Shared, addresses, mask, bytes);
                 let memory = &mut self.shared.bytes;
                 each_lane(mask, |lane| {
                     let at = offsets[lane];
@@ -157,6 +158,7 @@ impl Warp<'_> {
                 return Err(self.fault_at(kind, mask, addresses.least));
             }
             _ => {
+                self.overwrite(Window::Global, addresses, mask, bytes);
                 self.each_global(
                     SPACE,
                     Access::Write,
