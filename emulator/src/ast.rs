@@ -180,14 +180,25 @@ pub enum Statement {
     },
     /// `.pragma "text"`.
     Pragma(String, u32),
-    /// `name: .branchtargets a, b;`, `.calltargets`, `.callprototype ...`: kind and names.
+    /// `name: .branchtargets a, b;` or `.calltargets`: kind and names.
     Table {
         /// Label in front of it.
         label: String,
         /// Directive without dot.
         kind: String,
-        /// Names in the list (or raw tokens of a prototype).
+        /// Names in the list.
         items: Vec<String>,
+        /// Line.
+        line: u32,
+    },
+    /// `name: .callprototype (returns) _ (params);`
+    Prototype {
+        /// Label in front of it.
+        label: String,
+        /// Return parameters.
+        returns: Vec<Variable>,
+        /// Parameters.
+        params: Vec<Variable>,
         /// Line.
         line: u32,
     },

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::ast::{self, Init, Space};
+use crate::ast;
 use crate::bind::{self, LoadError, ModuleSymbols, Parameter, Program};
 use crate::counters::LaunchStats;
 use crate::gpu::{self, Gpu};
 use crate::machine::{self, Failure, Launch, Stop};
 use crate::memory::global::{Kind as AllocationKind, Memory, MemoryError};
 use crate::memory::{SHARED_BASE, Window};
+use crate::variables;
 use crate::violation::{EmulatorError, Kind, Violation};
 use crate::warning::{Warning, Warnings};
 
@@ -87,6 +88,11 @@ pub struct Config {
     /// Let approximate functions (`ex2.approx` and its like) be wrong by random amounts within the
     /// bounds that the ISA states, so that nobody depends on what one model gives.
     pub perturb: bool,
+    /// Stack of a thread for recursion and calls through pointers, in bytes.
+    pub stack: u32,
+    /// Whether what kernels print goes to standard output too, not only to
+    /// [`LaunchStats::output`].
+    pub print: bool,
 }
 
 impl Default for Config {
@@ -100,12 +106,11 @@ impl Default for Config {
             budget: 4_000_000_000,
             profile: false,
             perturb: false,
+            stack: 1024,
+            print: false,
         }
     }
 }
-
-/// Bytes of one variable of a module at most.
-const MAX_VARIABLE: u64 = 1 << 31;
 
 /// An emulated GPU. Cheap to clone: clones are the same device.
 #[derive(Clone)]
@@ -359,7 +364,7 @@ impl Emulator {
             );
             return Err(LoadError::new(0, &format!("sm_{sm}"), model));
         }
-        let (symbols, sizes) = self.variables(&module)?;
+        let (symbols, sizes) = variables::allocate(&self.inner.memory, &module)?;
         let inner = ModuleInner {
             device: self.clone(),
             source: ptx.to_string(),
@@ -370,57 +375,6 @@ impl Emulator {
         Ok(Module {
             inner: Arc::new(inner),
         })
-    }
-
-    /// Allocates and initialises the module's variables.
-    fn variables(
-        &self,
-        module: &ast::Module,
-    ) -> Result<(ModuleSymbols, HashMap<String, u64>), LoadError> {
-        let mut symbols = ModuleSymbols::default();
-        let mut sizes = HashMap::new();
-        let mut allocated = Vec::new();
-        for variable in &module.variables {
-            let kind = match variable.space {
-                Space::Global => AllocationKind::Global,
-                Space::Const => AllocationKind::Const,
-                _ => continue,
-            };
-            let wrong = |message: String| LoadError::new(variable.line, &variable.name, message);
-            let element = u64::from(variable.ty.bits().max(8) / 8);
-            let size = bind::size_of(variable).unwrap_or(element * variable.init.len() as u64);
-            if size > MAX_VARIABLE {
-                return Err(wrong("the variable is too big".to_string()));
-            }
-            let allocation = self
-                .inner
-                .memory
-                .alloc(size, kind, &variable.name)
-                .map_err(|error| wrong(error.to_string()))?;
-            symbols
-                .addresses
-                .insert(variable.name.clone(), (variable.space, allocation.base));
-            sizes.insert(variable.name.clone(), size);
-            allocated.push((variable, allocation, size, element));
-        }
-        for (variable, allocation, size, element) in allocated {
-            let mut bytes = Vec::new();
-            for init in &variable.init {
-                let value = initial(init, variable.ty, &symbols).ok_or_else(|| {
-                    LoadError::new(
-                        variable.line,
-                        &variable.name,
-                        "unknown name in its initialiser",
-                    )
-                })?;
-                bytes.extend_from_slice(&value.to_le_bytes()[..element.min(16) as usize]);
-            }
-            // What has no initialiser is zero, as fresh memory is: PTX says so for both spaces.
-            bytes.truncate(usize::try_from(size).unwrap_or(0));
-            allocation.mark_range(0, size, true);
-            allocation.write(0, &bytes);
-        }
-        Ok((symbols, sizes))
     }
 
     /// Runs a kernel to its end. `params` are the bytes of each parameter.
@@ -458,15 +412,23 @@ impl Emulator {
             seed: settings.seed,
             journal: None,
             budget: settings.budget,
+            stack: settings.stack,
+            printed: Default::default(),
         };
         let threads = match settings.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        match machine::run(&mut launch, threads) {
+        let result = machine::run(&mut launch, threads);
+        let output = launch.output();
+        if settings.print {
+            print!("{output}");
+        }
+        match result {
             Ok(counters) => {
                 let files = &kernel.module.inner.module.files;
                 let mut stats = LaunchStats::new(&launch, &counters, files);
+                stats.output = output;
                 stats.warnings = warnings(&launch, kernel, &counters.warnings);
                 Ok(stats)
             }
@@ -558,31 +520,6 @@ fn parameter_buffer(program: &Program, params: &[&[u8]]) -> Result<Vec<u8>, Conf
         }
     }
     Ok(buffer)
-}
-
-/// Bits of an initialiser's element.
-fn initial(init: &Init, ty: ast::Type, symbols: &ModuleSymbols) -> Option<u128> {
-    Some(match init {
-        Init::Int(value) => match ty {
-            ast::Type::F32 => u128::from((*value as f32).to_bits()),
-            ast::Type::F64 => u128::from((*value as f64).to_bits()),
-            _ => *value as u128,
-        },
-        Init::Float(value) => match ty {
-            ast::Type::F64 => u128::from(value.to_bits()),
-            _ => u128::from((*value as f32).to_bits()),
-        },
-        Init::Address {
-            name, offset, mask, ..
-        } => {
-            let (_, address) = symbols.addresses.get(name)?;
-            let address = address.wrapping_add_signed(*offset);
-            u128::from(match mask {
-                Some(mask) => (address & mask) >> mask.trailing_zeros().min(63),
-                None => address,
-            })
-        }
-    })
 }
 
 /// Tells a failure with all that is known about it.

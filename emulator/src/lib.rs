@@ -59,6 +59,7 @@ mod report;
 mod simd;
 mod tensor;
 mod types;
+mod variables;
 mod violation;
 mod warning;
 mod warp;

@@ -8,6 +8,7 @@
 use crate::counters::Counters;
 use crate::isa::Inst;
 use crate::isa::async_copy::Copies;
+use crate::isa::call::Frame;
 use crate::machine::{Domain, Launch, Random, Request};
 use crate::memory::LOCAL_BASE;
 use crate::memory::bytes::Bytes;
@@ -32,6 +33,8 @@ pub(crate) struct Registers {
     pub vp: Vec<u32>,
     /// The carry flag of `.cc`.
     pub carry: u32,
+    /// Calls that each lane has not come back from; empty as long as there are none.
+    pub calls: Vec<Vec<Frame>>,
 }
 
 /// Values that all warps of a launch share, found behind the registers' slots.

@@ -8,9 +8,13 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 
 use super::{Bank, Draft, Place, Special};
 use crate::isa::Inst;
+
+/// The slot of a register that no instruction names.
+const UNUSED: u32 = u32::MAX;
 
 /// How the registers of a warp are laid out.
 #[derive(Debug, Clone, Default)]
@@ -21,12 +25,17 @@ pub(crate) struct Layout {
     pub specials: Vec<(Special, u16)>,
 }
 
-/// Gives every register a slot and completes the instructions.
+/// Slots of a function's own registers by bank, and that of its first 64-bit one.
+pub(super) type Owned = ([Vec<u16>; 3], Option<u16>);
+
+/// Gives every register a slot and completes the instructions. The registers in `owned` get slots
+/// that nobody else has, which are returned.
 pub(super) fn allocate(
     drafts: Vec<Draft>,
     counts: [u32; 3],
     tables: &[Vec<u32>],
-) -> Result<(Vec<Inst>, Layout), &'static str> {
+    owned: &[[Range<u32>; 3]],
+) -> Result<(Vec<Inst>, Layout, Vec<Owned>), &'static str> {
     let mut specials: Vec<Special> = Vec::new();
     for place in drafts.iter().flat_map(|draft| &draft.s) {
         if let Place::Special(special) = place
@@ -39,7 +48,7 @@ pub(super) fn allocate(
     // registers; predicates: true, what is thrown away, registers. Constants lie behind all.
     let first = [1 + specials.len() as u32, 1, 2];
     let numbering = Numbering::new(counts);
-    let (chosen, used) = share(&drafts, &numbering, tables);
+    let (chosen, used) = share(&drafts, &numbering, tables, owned);
     let mut slots = [0; 3];
     for bank in 0..3 {
         let total = u16::try_from(first[bank] + used[bank]);
@@ -51,6 +60,7 @@ pub(super) fn allocate(
                 let slot = chosen
                     .get(numbering.id(*bank, *number))
                     .copied()
+                    .filter(|slot| *slot != UNUSED)
                     .unwrap_or(0);
                 first[*bank as usize] + slot
             }
@@ -63,6 +73,24 @@ pub(super) fn allocate(
         };
         u16::try_from(slot).map_err(|_| "the kernel has too many constants")
     };
+    let mut functions = Vec::new();
+    for ranges in owned {
+        let mut slots: [Vec<u16>; 3] = Default::default();
+        let mut frame = None;
+        for (bank, range) in [Bank::B32, Bank::B64, Bank::Pred].into_iter().zip(ranges) {
+            for number in range.clone() {
+                if chosen.get(numbering.id(bank, number)) == Some(&UNUSED) {
+                    continue;
+                }
+                let slot = slot(&Place::Register(bank, number))?;
+                slots[bank as usize].push(slot);
+                if bank == Bank::B64 && number == range.start {
+                    frame = Some(slot);
+                }
+            }
+        }
+        functions.push((slots, frame));
+    }
     let mut insts = Vec::with_capacity(drafts.len());
     for draft in drafts {
         let mut inst = draft.inst;
@@ -76,7 +104,7 @@ pub(super) fn allocate(
         insts.push(inst);
     }
     let specials = specials.into_iter().zip(1..).collect();
-    Ok((insts, Layout { slots, specials }))
+    Ok((insts, Layout { slots, specials }, functions))
 }
 
 /// All registers of all banks in one row.
@@ -158,7 +186,12 @@ struct Stretch {
 }
 
 /// The slot of each register, and how many slots each bank needs.
-fn share(drafts: &[Draft], numbering: &Numbering, tables: &[Vec<u32>]) -> (Vec<u32>, [u32; 3]) {
+fn share(
+    drafts: &[Draft],
+    numbering: &Numbering,
+    tables: &[Vec<u32>],
+    owned: &[[Range<u32>; 3]],
+) -> (Vec<u32>, [u32; 3]) {
     let stretches = analyse(drafts, numbering, tables);
     // From where to where a register is alive, in half steps: sources are read before
     // destinations are written.
@@ -192,15 +225,22 @@ fn share(drafts: &[Draft], numbering: &Numbering, tables: &[Vec<u32>]) -> (Vec<u
         .filter(|id| spans[*id].0 != usize::MAX)
         .collect();
     order.sort_unstable_by_key(|id| spans[*id]);
-    let mut chosen = vec![0; spans.len()];
+    let mut kept = vec![false; spans.len()];
+    for ranges in owned {
+        for (bank, range) in [Bank::B32, Bank::B64, Bank::Pred].into_iter().zip(ranges) {
+            for number in range.clone() {
+                kept[numbering.id(bank, number)] = true;
+            }
+        }
+    }
+    let mut chosen = vec![UNUSED; spans.len()];
     let mut used = [0; 3];
     let mut busy: [BinaryHeap<Reverse<(usize, u32)>>; 3] = Default::default();
     for id in order {
         let bank = numbering.bank(id);
         let (start, end) = spans[id];
-        let own = stretches
-            .first()
-            .is_some_and(|stretch| stretch.alive.contains(id));
+        let first = stretches.first();
+        let own = kept[id] || first.is_some_and(|stretch| stretch.alive.contains(id));
         let free = match busy[bank].peek() {
             Some(Reverse((end, slot))) if *end < start && !own => Some(*slot),
             _ => None,
@@ -237,7 +277,12 @@ fn analyse(drafts: &[Draft], numbering: &Numbering, tables: &[Vec<u32>]) -> Vec<
             _ => Vec::new(),
         }
     };
-    let ends = |draft: &Draft| matches!(draft.about.row.opcode, "bra" | "brx idx" | "exit" | "ret");
+    let ends = |draft: &Draft| {
+        matches!(
+            draft.about.row.opcode,
+            "bra" | "brx idx" | "exit" | "ret" | " return"
+        )
+    };
     let mut leaders = vec![false; drafts.len() + 1];
     leaders[0] = true;
     for (pc, draft) in drafts.iter().enumerate() {

@@ -3,23 +3,24 @@
 use std::collections::HashMap;
 
 use super::allocate::allocate;
+use super::call::{Frame, Outline};
+use super::graph;
 use super::scope::{Changing, Scopes, Symbol};
 use super::{
-    About, Bank, Draft, LoadError, ModuleSymbols, Parameter, Place, Program, align_of, size_of,
+    About, Bank, Draft, LoadError, ModuleSymbols, Parameter, Place, Program, Site, align_of,
+    size_of,
 };
 use crate::ast::{self, Function, Instruction, Operand, Space, Statement, Type, Variable};
 use crate::isa::{self, Flow, Form, Inst, Together};
 use crate::memory::{LOCAL_BASE, SHARED_BASE};
 use crate::warp::{Constants, Lanes};
 
-/// Depth at which calls are taken for endless.
-const MAX_DEPTH: u32 = 64;
 /// Instructions of one kernel, calls expanded.
 const MAX_INSTRUCTIONS: usize = 1 << 22;
 
 /// State of binding one kernel.
 pub(super) struct Binder<'a> {
-    module: &'a ast::Module,
+    pub(super) module: &'a ast::Module,
     sm: u32,
     pub(super) scopes: Scopes,
     drafts: Vec<Draft>,
@@ -32,15 +33,22 @@ pub(super) struct Binder<'a> {
     dynamic_at: u32,
     kernel: String,
     local: u32,
-    source: Option<(u32, u32)>,
-    depth: u32,
+    pub(super) source: Option<(u32, u32)>,
+    pub(super) depth: u32,
     /// Where `ret` of the function being expanded goes.
-    return_to: Option<u32>,
+    pub(super) return_to: Option<u32>,
     communicates: bool,
     tables: Vec<Vec<u32>>,
+    /// Functions with a place of their own, and calls of them.
+    pub(super) outlines: Vec<Outline>,
+    pub(super) sites: Vec<Site>,
+    /// That of the one being bound.
+    pub(super) frame: Option<Frame>,
+    /// Variables that the binder has made up.
+    pub(super) temporaries: u32,
 }
 
-fn align_up(value: u32, align: u64) -> Option<u32> {
+pub(super) fn align_up(value: u32, align: u64) -> Option<u32> {
     u32::try_from(u64::from(value).checked_next_multiple_of(align)?).ok()
 }
 
@@ -63,8 +71,15 @@ impl<'a> Binder<'a> {
             return_to: None,
             communicates: false,
             tables: Vec::new(),
+            outlines: Vec::new(),
+            sites: Vec::new(),
+            frame: None,
+            temporaries: 0,
         };
         binder.scopes.open(true);
+        for (name, address) in &symbols.functions {
+            binder.scopes.define(name, Symbol::Function(*address));
+        }
         for (name, (space, address)) in &symbols.addresses {
             binder.scopes.define(
                 name,
@@ -77,50 +92,25 @@ impl<'a> Binder<'a> {
         binder
     }
 
-    /// Lays out the kernel's parameters.
+    /// Lays out the module's shared variables and the kernel's parameters.
     pub(super) fn parameters(
         &mut self,
         kernel: &Function,
     ) -> Result<(Vec<Parameter>, u32), LoadError> {
         self.kernel = kernel.name.clone();
-        self.scopes.open(true);
-        let mut params = Vec::new();
-        let mut end = 0;
-        for param in &kernel.params {
-            let wrong = |message: &str| LoadError::new(param.line, &param.name, message);
-            let size = size_of(param).and_then(|size| u32::try_from(size).ok());
-            let size = size.ok_or_else(|| wrong("a parameter without a size"))?;
-            let align = align_of(param);
-            let offset = align_up(end, align).ok_or_else(|| wrong("parameters are too big"))?;
-            end = offset
-                .checked_add(size)
-                .ok_or_else(|| wrong("parameters are too big"))?;
-            self.scopes.define(
-                &param.name,
-                Symbol::Parameter {
-                    offset: u64::from(offset),
-                },
-            );
-            params.push(Parameter {
-                name: param.name.clone(),
-                offset,
-                size,
-                align: align as u32,
-            });
-        }
-        Ok((params, end))
-    }
-
-    /// Binds the kernel's body, and the module's shared variables that it may use.
-    pub(super) fn body(&mut self, kernel: &Function) -> Result<(), LoadError> {
+        // The module's shared variables, which its functions see too.
         let module = self.module;
-        for variable in module
-            .variables
-            .iter()
-            .filter(|variable| variable.space == Space::Shared)
-        {
+        let shared = |variable: &&Variable| variable.space == Space::Shared;
+        for variable in module.variables.iter().filter(shared) {
             self.variable(variable)?;
         }
+        self.scopes.open(true);
+        self.layout(kernel)
+    }
+
+    /// Binds the kernel's body, and the functions that it calls.
+    pub(super) fn body(&mut self, kernel: &'a Function) -> Result<(), LoadError> {
+        self.outline_all(&graph::outlined(self.module, kernel))?;
         let Some(body) = &kernel.body else {
             return Err(LoadError::new(
                 kernel.line,
@@ -135,6 +125,7 @@ impl<'a> Binder<'a> {
     pub(super) fn finish(
         mut self,
         kernel: &Function,
+        symbols: &ModuleSymbols,
         params: Vec<Parameter>,
         param_bytes: u32,
         max_threads: Option<u32>,
@@ -154,8 +145,15 @@ impl<'a> Binder<'a> {
         }
         let counts = [Bank::B32, Bank::B64, Bank::Pred].map(|bank| self.scopes.registers(bank));
         let about = self.drafts.iter().map(|draft| draft.about).collect();
-        let (insts, layout) = allocate(self.drafts, counts, &self.tables)
+        let owned: Vec<_> = self.outlines.iter().map(|o| o.registers.clone()).collect();
+        let (insts, layout, mut slots) = allocate(self.drafts, counts, &self.tables, &owned)
             .map_err(|message| LoadError::new(kernel.line, &kernel.name, message))?;
+        let mut functions = Vec::new();
+        for (outline, (slots, frame)) in self.outlines.into_iter().zip(slots.drain(..)) {
+            let entry = self.labels.get(outline.label as usize).copied().flatten();
+            let address = symbols.functions.get(&outline.name).copied();
+            functions.push(outline.finish(entry.unwrap_or(0), address, slots, frame));
+        }
         Ok(Program {
             name: kernel.name.clone(),
             insts,
@@ -172,15 +170,24 @@ impl<'a> Binder<'a> {
             required_block,
             communicates: self.communicates,
             approximate: Vec::new(),
+            functions,
+            sites: self.sites,
         })
     }
 
-    fn new_label(&mut self) -> u32 {
+    /// Changes the instruction that was bound last.
+    pub(super) fn last_inst(&mut self, f: impl FnOnce(&mut Inst)) {
+        if let Some(last) = self.drafts.last_mut() {
+            f(&mut last.inst);
+        }
+    }
+
+    pub(super) fn new_label(&mut self) -> u32 {
         self.labels.push(None);
         self.labels.len() as u32 - 1
     }
 
-    fn place_label(&mut self, label: u32) {
+    pub(super) fn place_label(&mut self, label: u32) {
         if let Some(place) = self.labels.get_mut(label as usize) {
             *place = Some(self.drafts.len() as u32);
         }
@@ -188,7 +195,7 @@ impl<'a> Binder<'a> {
 
     /// A block's statements, in a scope that is already open; labels first, since they may be
     /// used before they stand.
-    fn block(&mut self, statements: &[Statement]) -> Result<(), LoadError> {
+    pub(super) fn block(&mut self, statements: &[Statement]) -> Result<(), LoadError> {
         for statement in statements {
             match statement {
                 Statement::Label(name, _) => {
@@ -197,8 +204,17 @@ impl<'a> Binder<'a> {
                 }
                 Statement::Table {
                     label, kind, items, ..
-                } if kind == "branchtargets" => {
+                } if matches!(kind.as_str(), "branchtargets" | "calltargets") => {
                     self.scopes.define(label, Symbol::Targets(items.clone()));
+                }
+                Statement::Prototype {
+                    label,
+                    returns,
+                    params,
+                    ..
+                } => {
+                    let formals = Box::new((returns.clone(), params.clone()));
+                    self.scopes.define(label, Symbol::Prototype(formals));
                 }
                 _ => {}
             }
@@ -221,20 +237,29 @@ impl<'a> Binder<'a> {
                 }
                 Statement::Instruction(inst) => self.instruction(inst)?,
                 Statement::Loc { file, line, .. } => self.source = Some((*file, *line)),
-                Statement::Pragma(..) | Statement::Table { .. } => {}
+                Statement::Pragma(..) | Statement::Table { .. } | Statement::Prototype { .. } => {}
             }
         }
         Ok(())
     }
 
     /// Gives a variable its address: shared and local memory are laid out in the order of the text.
-    fn variable(&mut self, variable: &Variable) -> Result<(), LoadError> {
+    pub(super) fn variable(&mut self, variable: &Variable) -> Result<(), LoadError> {
         let wrong = |message: &str| LoadError::new(variable.line, &variable.name, message);
         let big = || wrong("the variables of this space are too big");
         let align = align_of(variable);
         let size = size_of(variable)
             .map(|size| u32::try_from(size).map_err(|_| big()))
             .transpose()?;
+        if let (Some(frame), Space::Local | Space::Param) = (&mut self.frame, variable.space) {
+            let size = size.ok_or_else(|| wrong("a variable without a size"))?;
+            let offset = align_up(frame.size, align).ok_or_else(big)?;
+            let end = offset.checked_add(size).filter(|end| *end <= 1 << 30);
+            frame.size = end.ok_or_else(big)?;
+            frame.align = frame.align.max(align as u32);
+            self.scopes.define(&variable.name, Symbol::Frame { offset });
+            return Ok(());
+        }
         let (used, first) = match variable.space {
             Space::Shared if variable.linkage == Some(ast::Linkage::Extern) || size.is_none() => {
                 let address = u64::from(self.dynamic_base(align).ok_or_else(big)?);
@@ -374,6 +399,7 @@ impl<'a> Binder<'a> {
             Some("ret") if let Some(label) = self.return_to => {
                 return self.jump(inst, label);
             }
+            Some("ret") if self.frame.is_some() => return self.leave(inst),
             Some("brx") => return self.indexed_branch(inst),
             _ => {}
         }
@@ -483,7 +509,7 @@ impl<'a> Binder<'a> {
     }
 
     /// A branch to a label that has no name, under the guard of `inst`.
-    fn jump(&mut self, inst: &Instruction, label: u32) -> Result<(), LoadError> {
+    pub(super) fn jump(&mut self, inst: &Instruction, label: u32) -> Result<(), LoadError> {
         let name = " return";
         self.scopes.define(name, Symbol::Label(label));
         let target = Operand::Name {
@@ -521,105 +547,9 @@ impl<'a> Binder<'a> {
         }
         Ok(())
     }
-
-    /// Expands a call: parameters are local memory of the thread, shared by caller and callee.
-    fn call(&mut self, inst: &Instruction) -> Result<(), LoadError> {
-        let wrong = |token: &str, message: &str| LoadError::new(inst.line, token, message);
-        let (returns, name, arguments): (&[Operand], &str, &[Operand]) = match inst
-            .operands
-            .as_slice()
-        {
-            [
-                Operand::List(returns),
-                Operand::Name { name, .. },
-                Operand::List(arguments),
-                ..,
-            ] => (returns, name, arguments),
-            [Operand::Name { name, .. }, Operand::List(arguments), ..] => (&[], name, arguments),
-            [Operand::List(returns), Operand::Name { name, .. }] => (returns, name, &[]),
-            [Operand::Name { name, .. }] => (&[], name, &[]),
-            _ => return Err(wrong("call", "takes a function and lists of operands")),
-        };
-        let place = |operand: &Operand| match operand {
-            Operand::Name { name, .. } => match self.scopes.find(name) {
-                Some(
-                    variable @ Symbol::Variable {
-                        space: Space::Local,
-                        ..
-                    },
-                ) => Ok(variable),
-                _ => Err(wrong(name, "not a .param variable")),
-            },
-            _ => Err(wrong("call", "arguments have to be .param variables")),
-        };
-        let returns = returns.iter().map(place).collect::<Result<Vec<_>, _>>()?;
-        let arguments = arguments.iter().map(place).collect::<Result<Vec<_>, _>>()?;
-        if let Some(builtin) = isa::control::builtin(name) {
-            let mut operands = Vec::new();
-            for argument in arguments.iter().take(4) {
-                if let Symbol::Variable { address, .. } = argument {
-                    operands.push(Operand::Int(i128::from(*address)));
-                }
-            }
-            let inner = Instruction {
-                guard: inst.guard.clone(),
-                ..plain(&[builtin], operands, inst.line)
-            };
-            return self.instruction(&inner);
-        }
-        let module = self.module;
-        let Some(function) = module
-            .functions
-            .iter()
-            .find(|f| f.name == name && f.body.is_some())
-        else {
-            return Err(wrong(name, "no such function, or it has no body here"));
-        };
-        if self.depth >= MAX_DEPTH {
-            return Err(wrong(name, "calls itself, which is not supported"));
-        }
-        if returns.len() != function.returns.len() || arguments.len() != function.params.len() {
-            return Err(wrong(
-                name,
-                "called with another number of parameters than it has",
-            ));
-        }
-        let (entry, end) = (self.new_label(), self.new_label());
-        let skip = inst
-            .guard
-            .as_ref()
-            .map(|(name, negated)| (name.clone(), !negated));
-        if skip.is_some() {
-            self.jump(
-                &Instruction {
-                    guard: skip,
-                    ..inst.clone()
-                },
-                end,
-            )?;
-        }
-        self.place_label(entry);
-        self.scopes.open(true);
-        let formal = function.returns.iter().chain(&function.params);
-        for (variable, symbol) in formal.zip(returns.into_iter().chain(arguments)) {
-            self.scopes.define(&variable.name, symbol);
-        }
-        let outer = self.return_to.replace(end);
-        self.depth += 1;
-        let source = self.source;
-        if let Some(body) = &function.body {
-            self.block(body)?;
-        }
-        self.source = source;
-        self.depth -= 1;
-        self.return_to = outer;
-        self.scopes.close();
-        self.place_label(end);
-        Ok(())
-    }
 }
 
-fn plain(opcode: &[&str], operands: Vec<Operand>, line: u32) -> Instruction {
+pub(super) fn plain(opcode: &[&str], operands: Vec<Operand>, line: u32) -> Instruction {
     let opcode = opcode.iter().map(ToString::to_string).collect();
     Instruction {
         guard: None,

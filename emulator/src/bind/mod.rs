@@ -6,6 +6,8 @@
 
 mod allocate;
 mod body;
+mod call;
+mod graph;
 mod operand;
 mod scope;
 
@@ -168,6 +170,42 @@ pub(crate) struct Program {
     pub communicates: bool,
     /// What approximate functions do when they are not disturbed, and how much they may be.
     pub approximate: Vec<(ExecFn, Bound)>,
+    /// Functions that are not expanded where they are called.
+    pub functions: Vec<Callable>,
+    /// Calls of them, by the instruction's spare word.
+    pub sites: Vec<Site>,
+}
+
+/// A function with a place of its own: called through a pointer, or while it runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Callable {
+    pub name: String,
+    /// Its address, if it is taken.
+    pub address: Option<u64>,
+    /// Position of its first instruction.
+    pub entry: u32,
+    /// Slots of its registers, by bank: nobody else's, and saved while it runs again.
+    pub slots: [Vec<u16>; 3],
+    /// Slot of the register that holds its frame's address.
+    pub frame: Option<u16>,
+    /// Size and alignment of its frame in local memory.
+    pub bytes: u32,
+    pub align: u32,
+    /// Offset in the frame and size of each return parameter, and of each parameter.
+    pub returns: Vec<(u32, u32)>,
+    pub params: Vec<(u32, u32)>,
+}
+
+/// A call of a [`Callable`].
+#[derive(Debug, Clone)]
+pub(crate) struct Site {
+    /// What it may mean; if it is not indirect, there is one.
+    pub candidates: Vec<u16>,
+    pub indirect: bool,
+    /// Place and size of each actual return parameter, and of each actual parameter; places are
+    /// relative to the instruction's first source.
+    pub returns: Vec<(u32, u32)>,
+    pub arguments: Vec<(u32, u32)>,
 }
 
 /// Addresses of a module's variables, known once it is loaded.
@@ -175,6 +213,8 @@ pub(crate) struct Program {
 pub(crate) struct ModuleSymbols {
     /// `.global` and `.const` variables.
     pub addresses: HashMap<String, (ast::Space, u64)>,
+    /// Functions.
+    pub functions: HashMap<String, u64>,
 }
 
 /// Size in bytes of a variable; `None` for `[]`.
@@ -192,10 +232,10 @@ pub(crate) fn align_of(variable: &ast::Variable) -> u64 {
 }
 
 /// Binds a kernel of a module.
-pub(crate) fn bind(
-    module: &ast::Module,
+pub(crate) fn bind<'a>(
+    module: &'a ast::Module,
     symbols: &ModuleSymbols,
-    kernel: &ast::Function,
+    kernel: &'a ast::Function,
     sm: u32,
 ) -> Result<Program, LoadError> {
     let mut binder = body::Binder::new(module, symbols, sm);
@@ -219,5 +259,12 @@ pub(crate) fn bind(
     };
     let max_threads = number("maxntid").map(|[x, y, z]| x.saturating_mul(y).saturating_mul(z));
     let required_block = number("reqntid");
-    binder.finish(kernel, params, param_bytes, max_threads, required_block)
+    binder.finish(
+        kernel,
+        symbols,
+        params,
+        param_bytes,
+        max_threads,
+        required_block,
+    )
 }

@@ -305,6 +305,12 @@ impl Binder<'_> {
             Some(Symbol::Parameter { offset: at }) => {
                 self.constant(ty, at.wrapping_add_signed(offset), line)
             }
+            Some(Symbol::Frame { offset: at }) => {
+                self.frame_address(i64::from(at).wrapping_add(offset), ty, line)
+            }
+            Some(Symbol::Function(address)) if offset == 0 && ty.bits() == 64 => {
+                self.constant(ty, address, line)
+            }
             Some(_) => Err(LoadError::new(line, name, "its address cannot be taken")),
             None => Err(self.unknown(name, line)),
         }
@@ -333,6 +339,16 @@ impl Binder<'_> {
                 Some(Symbol::Variable { space, address }) => {
                     out.base.get_or_insert(space);
                     (self.constant(Type::U64, address, line)?, 64)
+                }
+                Some(Symbol::Frame { offset: at }) => {
+                    let Some(frame) = &self.frame else {
+                        return Err(LoadError::new(line, name, "not an address"));
+                    };
+                    out.base.get_or_insert(Space::Local);
+                    out.s.push(Place::Register(Bank::B64, frame.register));
+                    out.src_bits.push(64);
+                    out.imm.push(offset.wrapping_add(i64::from(at)));
+                    return Ok(());
                 }
                 Some(Symbol::Parameter { offset }) => {
                     out.base.get_or_insert(Space::Param);

@@ -47,10 +47,16 @@ pub(super) enum Symbol {
     Variable { space: Space, address: u64 },
     /// A parameter of the kernel, at this offset.
     Parameter { offset: u64 },
+    /// A variable of a function that has frames, at this offset in them.
+    Frame { offset: u32 },
+    /// A function, by its address.
+    Function(u64),
     /// A label.
     Label(u32),
-    /// A table of labels.
+    /// A list of labels or functions.
     Targets(Vec<String>),
+    /// Return parameters and parameters of the functions that a call may mean.
+    Prototype(Box<(Vec<Variable>, Vec<Variable>)>),
 }
 
 /// `name<count>` registers, the first of which has the number `first`.

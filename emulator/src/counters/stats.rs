@@ -219,6 +219,8 @@ pub struct LaunchStats {
     pub barriers: u64,
     /// What works but should not be relied on, by PTX line.
     pub warnings: Vec<Warning>,
+    /// What the kernel printed: in the order of blocks, or of time where blocks communicate.
+    pub output: String,
     /// Everything that is counted by line as well.
     pub counts: Counts,
     /// Sectors of global memory, if the launch was [profiled](crate::Config::profile).

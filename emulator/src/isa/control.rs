@@ -36,7 +36,7 @@ pub(super) static ROWS: &[Row] = &[
     .exec(|_| Some(exec!(cold | _w, _i, _m | Ok(Flow::Next)))),
     // A call of `__assertfail`; operands are the addresses of its arguments in local memory.
     row(" assert", "System calls: __assertfail", Class::Control)
-        .args(&[I, Opt(&I), Opt(&I)])
+        .args(&[A, Opt(&A), Opt(&A)])
         .exec(|_| Some(exec!(cold | w, i, m | assertion(w, i, m)))),
 ];
 
@@ -62,7 +62,11 @@ pub(crate) fn read_clock() -> ExecFn {
 
 /// The opcode behind a function that the system provides.
 pub(crate) fn builtin(name: &str) -> Option<&'static str> {
-    (name == "__assertfail").then_some(" assert")
+    match name {
+        "__assertfail" => Some(" assert"),
+        "vprintf" => Some(" print"),
+        _ => None,
+    }
 }
 
 fn indexed(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
@@ -92,16 +96,19 @@ fn indexed(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
 
 fn assertion(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
     let lane = m.trailing_zeros() as usize % 32;
-    let text = w
-        .local_pointer(lane, i.imm[0])
-        .and_then(|at| w.launch.text(at))
-        .unwrap_or_default();
-    let place = w
-        .local_pointer(lane, i.imm[1])
-        .and_then(|at| w.launch.text(at));
-    let text = match place {
-        Some(place) if i.imm[1] != 0 => format!("{text} ({place})"),
-        _ => text,
+    let argument = |k: usize| {
+        let place = w.get::<u64>(i.s[k])[lane].wrapping_add_signed(i.imm[k]);
+        w.local_pointer(lane, place as i64)
+    };
+    let text_of = |k: usize| argument(k).and_then(|at| w.launch.text(at));
+    let text = text_of(0).unwrap_or_default();
+    let text = match (i.ns > 1).then(|| text_of(1)).flatten() {
+        Some(file) if i.ns > 2 => {
+            let line = argument(2).unwrap_or(0) as u32;
+            format!("{text} ({file}:{line})")
+        }
+        Some(file) => format!("{text} ({file})"),
+        None => text,
     };
     Err(w.fault(Kind::Assert(text), m))
 }

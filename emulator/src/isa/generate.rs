@@ -69,6 +69,7 @@ pub fn exercise(bytes: &[u8]) -> Came {
         budget: 4000,
         profile: true,
         perturb: choices.below(2) == 1,
+        ..Config::default()
     };
     let launch = LaunchConfig {
         grid: [1 + choices.below(3) as u32, 1, 1],

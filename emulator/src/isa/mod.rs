@@ -62,6 +62,7 @@ use perturb::Bound;
 pub(crate) mod async_copy;
 mod atomic;
 mod bits;
+pub(crate) mod call;
 mod compare;
 #[cfg(test)]
 mod conformance;
@@ -84,6 +85,7 @@ mod moves;
 pub mod mutation;
 mod narrow;
 pub(crate) mod perturb;
+mod print;
 mod special;
 mod sync;
 
@@ -107,6 +109,8 @@ static FAMILIES: &[&[Row]] = &[
     mma::ROWS,
     mma_integer::ROWS,
     control::ROWS,
+    call::ROWS,
+    print::ROWS,
     sync::ROWS,
 ];
 

@@ -73,9 +73,10 @@ impl Block {
                 p: vec![0; p],
                 vp: vec![0; p],
                 carry: 0,
+                calls: Vec::new(),
             },
             groups: Groups::default(),
-            local: match launch.program.local_bytes {
+            local: match launch.local_bytes() {
                 0 => Vec::new(),
                 bytes => vec![Bytes::new(bytes); 32],
             },
@@ -119,6 +120,7 @@ impl Block {
             registers.v32.fill(0);
             registers.v64.fill(0);
             registers.vp.fill(0);
+            registers.calls.clear();
             for fixed in 0..2.min(registers.p.len()) {
                 registers.p[fixed] = u32::MAX;
                 registers.vp[fixed] = u32::MAX;

@@ -45,6 +45,10 @@ pub(crate) struct Launch<'a> {
     pub journal: Option<Journal>,
     /// Warp instructions that a block may run.
     pub budget: u64,
+    /// Local memory of a thread for calls that are not expanded, in bytes.
+    pub stack: u32,
+    /// What blocks have printed.
+    pub printed: Mutex<Vec<(u64, String)>>,
 }
 
 impl Launch<'_> {
@@ -60,6 +64,32 @@ impl Launch<'_> {
 
     pub(crate) fn threads(&self) -> u32 {
         self.block.iter().product()
+    }
+
+    /// Local memory of a thread.
+    pub(crate) fn local_bytes(&self) -> u32 {
+        let fixed = self.program.local_bytes;
+        match self.program.functions.is_empty() {
+            true => fixed,
+            false => fixed.next_multiple_of(16).saturating_add(self.stack),
+        }
+    }
+
+    /// Keeps what a block prints.
+    pub(crate) fn print(&self, block: u64, text: String) {
+        let printed = self.printed.lock();
+        let mut printed = printed.unwrap_or_else(std::sync::PoisonError::into_inner);
+        printed.push((block, text));
+    }
+
+    /// All that was printed, ordered by blocks unless these could watch each other.
+    pub(crate) fn output(&mut self) -> String {
+        let printed = self.printed.get_mut();
+        let printed = printed.unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !self.program.communicates {
+            printed.sort_by_key(|(block, _)| *block);
+        }
+        printed.drain(..).map(|(_, text)| text).collect()
     }
 
     /// The text that ends with a zero byte at a generic address.

@@ -77,7 +77,7 @@ pub(super) fn function(
 }
 
 /// `.maxntid 128, 1, 1`
-fn directive(cursor: &mut Cursor<'_>) -> Result<(String, Vec<u64>), ParseError> {
+pub(super) fn directive(cursor: &mut Cursor<'_>) -> Result<(String, Vec<u64>), ParseError> {
     let token = cursor.peek();
     let known = DIRECTIVES.iter().find(|(name, ..)| *name == token.text);
     let &(name, least, most) = known.ok_or_else(|| cursor.unexpected(AFTER_HEAD))?;

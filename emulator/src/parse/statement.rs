@@ -102,7 +102,7 @@ fn location(cursor: &mut Cursor<'_>) -> Result<Statement, ParseError> {
     })
 }
 
-/// What follows `name:`: nothing, or a table of targets or a prototype.
+/// What follows `name:`: nothing, a table of targets, or a prototype.
 fn label(cursor: &mut Cursor<'_>, name: &str, line: u32) -> Result<Statement, ParseError> {
     let token = cursor.peek();
     let items = match token.text {
@@ -114,18 +114,7 @@ fn label(cursor: &mut Cursor<'_>, name: &str, line: u32) -> Result<Statement, Pa
             }
             items
         }
-        ".callprototype" => {
-            cursor.next();
-            let mut items = Vec::new();
-            while !cursor.at(";") {
-                let token = cursor.next();
-                if token.kind == Kind::End || matches!(token.text, "{" | "}") {
-                    return Err(cursor.error_at(token, "this prototype is never closed"));
-                }
-                items.push(token.text.to_string());
-            }
-            items
-        }
+        ".callprototype" => return prototype(cursor, name, line),
         _ => return Ok(Statement::Label(name.to_string(), line)),
     };
     cursor.expect(";")?;
@@ -134,6 +123,30 @@ fn label(cursor: &mut Cursor<'_>, name: &str, line: u32) -> Result<Statement, Pa
         label: name.to_string(),
         kind,
         items,
+        line,
+    })
+}
+
+/// `.callprototype (returns) _ (params) .noreturn;`
+fn prototype(cursor: &mut Cursor<'_>, name: &str, line: u32) -> Result<Statement, ParseError> {
+    cursor.next();
+    let mut lists = [Vec::new(), Vec::new()];
+    if cursor.at("(") {
+        lists[0] = declaration::parameters(cursor)?;
+    }
+    cursor.expect("_")?;
+    if cursor.at("(") {
+        lists[1] = declaration::parameters(cursor)?;
+    }
+    while cursor.peek().kind == Kind::Dot {
+        super::function::directive(cursor)?;
+    }
+    cursor.expect(";")?;
+    let [returns, params] = lists;
+    Ok(Statement::Prototype {
+        label: name.to_string(),
+        returns,
+        params,
         line,
     })
 }

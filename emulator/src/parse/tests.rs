@@ -359,7 +359,13 @@ fn tables_and_labels() {
         line: 6,
     };
     assert_eq!(body[3], table);
-    assert!(matches!(&body[4], Statement::Table { items, .. } if items[1] == ".param"));
+    let Statement::Prototype {
+        returns, params, ..
+    } = &body[4]
+    else {
+        panic!("not a prototype");
+    };
+    assert_eq!((returns[0].ty, params[0].ty), (Type::B32, Type::B64));
 }
 
 #[test]
