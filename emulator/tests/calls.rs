@@ -228,7 +228,9 @@ const CALL_PRINT: &str = "
 
 #[test]
 fn printf_is_captured_in_the_order_of_blocks() {
-    let body = format!(".reg .f64 %fd0; {LANE} setp.lt.u32 %p0, %r0, 2; @!%p0 ret; {CALL_PRINT}");
+    let body = format!(
+        ".reg .f64 %fd0; {LANE} mov.u32 %r1, %ctaid.x; mul.wide.u32 %d0, %r1, 128; add.u64 %d1, %d1, %d0; setp.lt.u32 %p0, %r0, 2; @!%p0 ret; {CALL_PRINT}"
+    );
     let mut shape = Shape::threads(32).blocks(3);
     shape.config.threads = 2;
     let mut seen = Vec::new();
