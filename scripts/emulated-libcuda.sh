@@ -4,7 +4,9 @@
 #
 #   LD_LIBRARY_PATH="$(scripts/emulated-libcuda.sh)/lib64" some-program-that-uses-cuda
 #
-# PROFILE is the cargo profile to build with (default: dev). See docs/libcuda.md.
+# PROFILE is the cargo profile to build with (default: dev). BUILD_WITH holds further arguments of
+# `cargo build`: built together with other packages, dependencies get the same features, so that
+# what was compiled for those serves here too. See docs/libcuda.md.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -12,7 +14,7 @@ target=${CARGO_TARGET_DIR:-$root/target}
 dir=${1:-$target/emulated-cuda}
 profile=${PROFILE:-dev}
 cargo build --quiet --locked --manifest-path "$root/Cargo.toml" --package ptx-emulator-libcuda \
-    --profile "$profile" >&2
+    --profile "$profile" ${BUILD_WITH:-} >&2
 
 case $profile in
 dev | test) built=debug ;;

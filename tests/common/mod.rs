@@ -13,8 +13,12 @@ use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 
 /// The device that tests run on: an emulator, whatever the machine has, so that every rule that it
-/// checks is checked. Long runs vary its schedule through `INFER_KERNELS_SEED`.
+/// checks is checked. Long runs vary its schedule through `INFER_KERNELS_SEED`, or name another
+/// device in `INFER_KERNELS_DEVICE`, such as `cudarc`.
 pub fn device() -> Device {
+    if let Ok(name) = std::env::var("INFER_KERNELS_DEVICE") {
+        return Device::named(&name).unwrap();
+    }
     let seed = std::env::var("INFER_KERNELS_SEED").map_or(0, |seed| seed.parse().unwrap());
     Device::emulator(ptx_emulator::Config {
         seed,

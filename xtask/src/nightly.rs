@@ -27,6 +27,17 @@ struct Part {
 /// What everything that runs kernels on the emulator depends on.
 const EMULATED: &[&str] = &["Cargo.lock", "ptx", "src", "emulator/src", "tests"];
 
+/// The same through the CUDA driver on the emulator.
+const DRIVEN: &[&str] = &[
+    "Cargo.lock",
+    "ptx",
+    "scripts",
+    "src",
+    "emulator/src",
+    "emulator/libcuda/src",
+    "tests",
+];
+
 const PARTS: &[Part] = &[
     Part {
         name: "ptxas",
@@ -45,6 +56,12 @@ const PARTS: &[Part] = &[
         about: "prefill attention: 8000 random cases on 8 schedules of the emulator",
         sources: EMULATED,
         steps: |_| Ok(random_cases("prefill_random", "random_cases", 8)),
+    },
+    Part {
+        name: "driver",
+        about: "the prefill suite through cudarc and cust, on the emulator's CUDA driver, on 4 schedules",
+        sources: DRIVEN,
+        steps: |_| Ok(through_the_driver()),
     },
     Part {
         name: "mma-rounding",
@@ -158,6 +175,36 @@ fn fuzz(target: &str, steps: u64, runs: u64) -> Vec<Step> {
         sources: Vec::new(),
     };
     (1..=steps).map(step).collect()
+}
+
+/// Tests of prefill through each binding of the driver's API, on several schedules of blocks and of
+/// streams.
+fn through_the_driver() -> Vec<Step> {
+    let step = |test: &str, device: Option<&str>, seed: u64| Step {
+        name: [device.unwrap_or("both"), test, &seed.to_string()].join("-"),
+        command: words(
+            "scripts/with-emulated-libcuda.sh cargo test --release --all-features --test",
+            Some(test),
+        ),
+        variables: device
+            .map(|device| ("INFER_KERNELS_DEVICE", device.to_owned()))
+            .into_iter()
+            .chain([
+                ("PROFILE", "release".to_owned()),
+                ("PTX_EMULATOR_SEED", seed.to_string()),
+            ])
+            .collect(),
+        sources: Vec::new(),
+    };
+    let on_schedule = |seed| {
+        let suite = ["prefill_random", "prefill_special"];
+        let of = move |device| suite.map(|test| step(test, Some(device), seed));
+        of("cudarc")
+            .into_iter()
+            .chain(of("cust"))
+            .chain([step("driver", None, seed)])
+    };
+    (0..4).flat_map(on_schedule).collect()
 }
 
 fn words(command: &str, last: Option<&str>) -> Vec<String> {

@@ -114,6 +114,10 @@ impl Session {
                 return Err(refusal(Error::NO_BINARY_FOR_GPU, log));
             }
         }
+        if !self.settings.jit {
+            let log = "CUDA_DISABLE_PTX_JIT is set".to_string();
+            return Err(refusal(Error::JIT_COMPILATION_DISABLED, log));
+        }
         let text = std::str::from_utf8(image)
             .map_err(|error| refusal(Error::INVALID_PTX, format!("PTX is ASCII: {error}")))?;
         let parsed = ptx_emulator::parse::parse(text)

@@ -12,7 +12,8 @@
 //! | `PTX_EMULATOR_STREAMS` | `lazy`: work runs late and in a drawn order; `eager`: when enqueued | `lazy` |
 //! | `PTX_EMULATOR_TRACE` | `1`: tells every call that fails, `2`: every call | off |
 //!
-//! `CUDA_LAUNCH_BLOCKING=1` is `eager` too.
+//! `CUDA_LAUNCH_BLOCKING=1` is `eager` too, and `CUDA_DISABLE_PTX_JIT=1` lets no PTX be loaded, as
+//! with any driver.
 
 use ptx_emulator::{Checks, Config, Gpu, MmaMode};
 
@@ -30,6 +31,8 @@ pub struct Settings {
     pub driver_version: u32,
     /// Whether work runs when it is enqueued.
     pub eager: bool,
+    /// Whether PTX may be loaded.
+    pub jit: bool,
     /// 0: silent, 1: failures, 2: all.
     pub trace: u32,
 }
@@ -123,6 +126,7 @@ impl Settings {
             gpus,
             driver_version,
             eager,
+            jit: get("CUDA_DISABLE_PTX_JIT").is_none_or(|off| off != "1"),
             trace: number("PTX_EMULATOR_TRACE", 0)? as u32,
         })
     }

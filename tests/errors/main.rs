@@ -1,0 +1,9 @@
+//! One refusal per error variant: what, what was expected, what was got.
+#![cfg(feature = "emulator")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod device;
+mod operand;
+mod prefill;
+mod setup;
