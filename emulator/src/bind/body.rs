@@ -21,7 +21,7 @@ const MAX_INSTRUCTIONS: usize = 1 << 22;
 /// State of binding one kernel.
 pub(super) struct Binder<'a> {
     pub(super) module: &'a ast::Module,
-    sm: u32,
+    pub(super) sm: u32,
     pub(super) scopes: Scopes,
     drafts: Vec<Draft>,
     /// Position of each label.
@@ -46,6 +46,10 @@ pub(super) struct Binder<'a> {
     pub(super) frame: Option<Frame>,
     /// Variables that the binder has made up.
     pub(super) temporaries: u32,
+    /// Whether there are registers that are several.
+    pub(super) vectors: bool,
+    /// Sizes of the variables in local memory, by address or offset in the frame.
+    pub(super) sizes: HashMap<u32, u32>,
 }
 
 pub(super) fn align_up(value: u32, align: u64) -> Option<u32> {
@@ -75,6 +79,8 @@ impl<'a> Binder<'a> {
             sites: Vec::new(),
             frame: None,
             temporaries: 0,
+            vectors: false,
+            sizes: HashMap::new(),
         };
         binder.scopes.open(true);
         for (name, address) in &symbols.functions {
@@ -227,7 +233,7 @@ impl<'a> Binder<'a> {
                     }
                 }
                 Statement::Variable(variable) if variable.space == Space::Reg => {
-                    self.scopes.declare_register(variable)?;
+                    self.declare(variable)?;
                 }
                 Statement::Variable(variable) => self.variable(variable)?,
                 Statement::Block(inner) => {
@@ -257,6 +263,7 @@ impl<'a> Binder<'a> {
             let end = offset.checked_add(size).filter(|end| *end <= 1 << 30);
             frame.size = end.ok_or_else(big)?;
             frame.align = frame.align.max(align as u32);
+            self.sizes.insert(offset, size);
             self.scopes.define(&variable.name, Symbol::Frame { offset });
             return Ok(());
         }
@@ -283,6 +290,7 @@ impl<'a> Binder<'a> {
             .checked_add(size)
             .filter(|end| *end <= 1 << 30)
             .ok_or_else(big)?;
+        self.sizes.insert(first + offset, size);
         let address = u64::from(first + offset);
         let space = if variable.space == Space::Param {
             Space::Local
@@ -403,6 +411,17 @@ impl<'a> Binder<'a> {
             Some("brx") => return self.indexed_branch(inst),
             _ => {}
         }
+        if self.vectors
+            && let Some(parts) = self.spread(inst)
+        {
+            return parts
+                .iter()
+                .try_for_each(|part| self.instruction_of_scalars(part));
+        }
+        self.instruction_of_scalars(inst)
+    }
+
+    fn instruction_of_scalars(&mut self, inst: &Instruction) -> Result<(), LoadError> {
         let found = isa::matching::find(inst).map_err(|mismatch| LoadError {
             line: inst.line,
             token: mismatch.token,

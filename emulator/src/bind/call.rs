@@ -237,6 +237,16 @@ impl Binder<'_> {
                 | Symbol::Frame { .. },
             ) = self.scopes.find(name)
         {
+            let place = match self.scopes.find(name) {
+                Some(Symbol::Variable { address, .. }) => address as u32,
+                Some(Symbol::Frame { offset }) => offset,
+                _ => 0,
+            };
+            let size = self.sizes.get(&place).copied().map(u64::from);
+            if !formal.name.is_empty() && size != size_of(formal) {
+                let message = "not of the size of the parameter";
+                return Err(LoadError::new(inst.line, name, message));
+            }
             return Ok(name.clone());
         }
         if formal.vector != 1 || !formal.dims.is_empty() || Bank::of(formal.ty).is_none() {

@@ -10,6 +10,7 @@ mod call;
 mod graph;
 mod operand;
 mod scope;
+mod vector;
 
 use std::collections::HashMap;
 

@@ -49,6 +49,8 @@ pub(super) enum Symbol {
     Parameter { offset: u64 },
     /// A variable of a function that has frames, at this offset in them.
     Frame { offset: u32 },
+    /// A register that is this many.
+    Vector(u32),
     /// A function, by its address.
     Function(u64),
     /// A label.
