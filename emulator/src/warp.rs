@@ -12,6 +12,7 @@ use crate::isa::call::Frame;
 use crate::machine::{Domain, Launch, Random, Request};
 use crate::memory::LOCAL_BASE;
 use crate::memory::bytes::Bytes;
+use crate::memory::defer::Deferred;
 use crate::memory::shared::Shared;
 use crate::violation::{Fault, Kind};
 use crate::warning::{Met, WarningKind};
@@ -65,6 +66,8 @@ pub(crate) struct Warp<'a> {
     pub slot: usize,
     /// The [`scope`](crate::memory::order::scope) of the present access.
     pub manner: u8,
+    /// Loads that take effect later.
+    pub deferred: &'a mut Deferred,
     /// Asynchronous copies under way.
     pub copies: &'a mut Copies,
     pub counters: &'a mut Counters,

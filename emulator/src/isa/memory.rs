@@ -253,6 +253,17 @@ impl Layout {
     }
 }
 
+/// Whether a load or store acquires or releases.
+pub(crate) fn orders(inst: &Inst) -> bool {
+    let manner = Layout(inst.aux).manner();
+    manner.acquire != scope::WEAK || manner.release != scope::WEAK
+}
+
+/// Whether the address of a load or store has 64 bits.
+pub(crate) fn wide_address(inst: &Inst) -> bool {
+    Layout(inst.aux).wide_address()
+}
+
 fn window(space: &str) -> Window {
     match space {
         "shared" | "shared::cta" => Window::Shared,
@@ -394,7 +405,16 @@ fn load(f: &mut Form<'_>) -> Option<ExecFn> {
 
 fn load_strong<const W: usize>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
     let layout = Layout(i.aux);
-    let addresses = w.addresses(i, 0, 0, layout.wide_address(), m)?;
+    let addresses = match w.deferred.settling.take() {
+        Some(addresses) => *addresses,
+        None => {
+            let addresses = w.addresses(i, 0, 0, layout.wide_address(), m)?;
+            if layout.manner().acquire == scope::WEAK && w.defer(&addresses, m) {
+                return Ok(Flow::Next);
+            }
+            addresses
+        }
+    };
     let shape = (layout.space(), layout.bytes(), layout.total());
     let got = w.load_strong::<W>(shape, layout.manner(), &addresses, m)?;
     deliver(w, i, m, layout, &got);

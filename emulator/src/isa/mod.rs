@@ -77,7 +77,7 @@ mod integer;
 mod logic;
 pub(crate) mod matching;
 pub(crate) mod matrix;
-mod memory;
+pub(crate) mod memory;
 mod mma;
 mod mma_integer;
 mod moves;

@@ -7,6 +7,7 @@ use crate::bind::Special;
 use crate::counters::Counters;
 use crate::isa::async_copy::Copies;
 use crate::memory::bytes::Bytes;
+use crate::memory::defer::Deferred;
 use crate::memory::order::Joined;
 use crate::memory::shared::Shared;
 use crate::violation::{EmulatorError, Fault, Kind};
@@ -22,6 +23,7 @@ struct WarpState {
     groups: Groups,
     local: Vec<Bytes>,
     copies: Copies,
+    deferred: Deferred,
 }
 
 /// A barrier of the block.
@@ -81,6 +83,7 @@ impl Block {
                 bytes => vec![Bytes::new(bytes); 32],
             },
             copies: Copies::default(),
+            deferred: Deferred::default(),
         };
         let mut block = Block {
             index,
@@ -113,6 +116,7 @@ impl Block {
                 (1 << threads) - 1
             });
             warp.copies.reset();
+            warp.deferred.reset();
             for local in &mut warp.local {
                 local.reset();
             }
@@ -186,7 +190,12 @@ impl Block {
         let Some((at, _)) = chosen else {
             return Ok(Progress::Ran);
         };
-        let turn = TURN + self.random.below(TURN);
+        // Where blocks watch each other, short turns now and then, so that they meet in the middle.
+        let turn = match domain.interleaved.then(|| self.random.below(4)) {
+            Some(0) => 1 + self.random.below(8),
+            Some(1) => 1 + self.random.below(64),
+            _ => TURN + self.random.below(TURN),
+        };
         self.turn(at, turn, launch, domain, counters)?;
         Ok(Progress::Ran)
     }
@@ -227,6 +236,7 @@ impl Block {
             domain,
             slot: self.slot,
             manner: 0,
+            deferred: &mut state.deferred,
             copies: &mut state.copies,
             counters,
             random: &mut self.random,
@@ -251,6 +261,7 @@ impl Block {
             match left {
                 Ok(Left::Somewhere) => {}
                 Ok(Left::Exited) => exits = true,
+                Ok(Left::Waiting) => break,
                 Ok(Left::Barrier(mask)) => {
                     arrivals.push((warp.barrier, mask, warp.pc));
                     // Others of the warp may have to see what the barrier does first.

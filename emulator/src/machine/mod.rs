@@ -140,6 +140,9 @@ pub(crate) enum Stop {
     Emulator(EmulatorError),
 }
 
+/// Stream of the seed that says whether loads are reordered.
+const REORDER: u64 = u64::MAX - 1;
+
 /// What the blocks of a worker share: their order in time, and what they have touched.
 pub(crate) struct Domain {
     pub order: Order,
@@ -147,6 +150,8 @@ pub(crate) struct Domain {
     pub locations: Locations,
     /// Whether blocks can watch each other.
     interleaved: bool,
+    /// Whether relaxed loads may take effect late.
+    pub reorders: bool,
 }
 
 impl Domain {
@@ -156,6 +161,8 @@ impl Domain {
             pages: Pages::default(),
             locations: Locations::default(),
             interleaved: launch.program.communicates,
+            reorders: launch.program.communicates
+                && Random::new(launch.seed, REORDER).below(2) == 0,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::lanes::{Group, Groups, State};
 use crate::isa::{Flow, Inst, Mod, Together};
+use crate::memory::defer::Before;
 use crate::violation::{Fault, Kind};
 use crate::warning::WarningKind;
 use crate::warp::Warp;
@@ -12,6 +13,8 @@ pub(super) enum Left {
     Somewhere,
     /// Lanes have exited.
     Exited,
+    /// Back among the groups, and others should run first.
+    Waiting,
     /// These lanes have come to a barrier; they are among the groups.
     Barrier(u32),
 }
@@ -60,6 +63,16 @@ pub(super) fn run_group(
         };
         warp.pc = group.pc;
         warp.clock += 1;
+        if warp.deferred.any() {
+            match warp.settle(inst, mask) {
+                Before::Go => {}
+                Before::Fault => return Err(faulted(warp)),
+                Before::Wait => {
+                    groups.put(group);
+                    return Ok(Left::Waiting);
+                }
+            }
+        }
         let mut active = mask;
         if inst.guard != 0 {
             let guard = usize::from(inst.guard);
