@@ -35,6 +35,8 @@ struct Written {
     atomic: bool,
     /// What it releases to its own block, and to all.
     releases: [Option<Arc<View>>; 2],
+    /// What `fence.sc` before it have released.
+    fenced: Arc<View>,
 }
 
 impl Written {
@@ -48,6 +50,7 @@ impl Written {
             scope: scope::DEVICE,
             atomic: false,
             releases: [None, None],
+            fenced: Arc::default(),
         }
     }
 }
@@ -233,6 +236,7 @@ impl Location {
                     let manner = (near, who.acquire);
                     order.meet(who.slot, who.warp, who.lane, manner, view);
                 }
+                order.meet_fenced(who.slot, who.warp, who.lane, &written.fenced);
                 if news {
                     order.see(who.slot, who.warp, who.lane, self.id, written.place);
                 }
@@ -272,6 +276,7 @@ impl Location {
             scope: who.scope,
             atomic,
             releases,
+            fenced: order.fenced(who.slot, who.warp),
         };
         self.writes.insert(at, written);
         let landed = match at + 1 == self.writes.len() {

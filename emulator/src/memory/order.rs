@@ -41,11 +41,13 @@ struct Fence {
 
 /// What a strong read has met that no fence has acquired yet.
 #[derive(Debug, Clone)]
-pub(super) struct Met {
+struct Met {
     lane: u8,
     /// Whether the release came from this block, so that any fence acquires it.
-    pub near: bool,
-    pub view: Arc<View>,
+    near: bool,
+    /// Whether only a `fence.sc` acquires it.
+    sc: bool,
+    view: Arc<View>,
 }
 
 /// A warp's knowledge beyond its block's table.
@@ -57,6 +59,8 @@ struct Beyond {
     some: Vec<(u32, Arc<View>)>,
     fences: Vec<Fence>,
     met: Vec<Met>,
+    /// What was released by those `fence.sc` that happened before.
+    fenced: Arc<View>,
     /// Place in the coherence order of the last write that a lane has seen of a location.
     seen: BTreeMap<(u32, u8), u64>,
 }
@@ -91,6 +95,7 @@ struct Running {
 pub(crate) struct Joined {
     known: Vec<u32>,
     view: Arc<View>,
+    fenced: Arc<View>,
 }
 
 /// Order among the blocks that a worker runs.
@@ -160,6 +165,7 @@ impl Order {
         }
         let all = Self::gather(&running.beyond[warp], u32::MAX);
         View::join_shared(&mut joined.view, &all);
+        View::join_shared(&mut joined.fenced, &running.beyond[warp].fenced);
     }
 
     /// All that any of these lanes knows beyond the table.
@@ -207,6 +213,7 @@ impl Order {
             running.stamp[member] = now;
             let beyond = &mut running.beyond[member];
             View::join_shared(&mut beyond.all, &joined.view);
+            View::join_shared(&mut beyond.fenced, &joined.fenced);
             beyond.some.clear();
             beyond.seen.clear();
         }
@@ -280,7 +287,9 @@ impl Order {
             let beyond = &mut self.running[slot].beyond[warp];
             let mut gained: Option<Arc<View>> = None;
             beyond.met.retain(|met| {
-                let takes = usize::from(met.lane) == lane && (met.near || scope >= scope::DEVICE);
+                let takes = usize::from(met.lane) == lane
+                    && (met.near || scope >= scope::DEVICE)
+                    && (sc || !met.sc);
                 if takes {
                     View::join_shared(gained.get_or_insert_default(), &met.view);
                 }
@@ -298,9 +307,11 @@ impl Order {
             }
             let view = Arc::new(self.snapshot(slot, warp, lane as u32));
             if sc {
-                View::join_shared(&mut self.running[slot].sc, &view);
+                let likely = Arc::new(view.as_likely());
+                View::join_shared(&mut self.running[slot].sc, &likely);
                 if scope >= scope::DEVICE {
-                    View::join_shared(&mut self.sc, &view);
+                    View::join_shared(&mut self.sc, &likely);
+                    View::join_shared(&mut self.running[slot].beyond[warp].fenced, &view);
                 }
             }
             let fences = &mut self.running[slot].beyond[warp].fences;
@@ -355,12 +366,44 @@ impl Order {
         if acquire != scope::WEAK && (near || acquire >= scope::DEVICE) {
             self.learn(slot, warp, lane, view);
         }
+        self.keep(slot, warp, (lane, near, false), view);
+    }
+
+    /// A lane has met something that a fence will acquire.
+    fn keep(
+        &mut self,
+        slot: usize,
+        warp: usize,
+        (lane, near, sc): (usize, bool, bool),
+        view: &Arc<View>,
+    ) {
         let met = &mut self.running[slot].beyond[warp].met;
-        let same = |met: &Met| usize::from(met.lane) == lane && Arc::ptr_eq(&met.view, view);
+        let same = |met: &Met| {
+            usize::from(met.lane) == lane && met.sc == sc && Arc::ptr_eq(&met.view, view)
+        };
         if !met.iter().any(same) {
             let (lane, view) = (lane as u8, view.clone());
-            met.push(Met { lane, near, view });
+            met.push(Met {
+                lane,
+                near,
+                sc,
+                view,
+            });
         }
+    }
+
+    /// A strong read of a lane has met a write that `fence.sc` happened before. One that follows the
+    /// read comes after them: before them, the write would come before itself.
+    pub(super) fn meet_fenced(&mut self, slot: usize, warp: usize, lane: usize, view: &Arc<View>) {
+        if !view.is_empty() {
+            self.keep(slot, warp, (lane, false, true), view);
+            View::join_shared(&mut self.running[slot].beyond[warp].fenced, view);
+        }
+    }
+
+    /// What was released by the `fence.sc` that happened before what a warp does now.
+    pub(super) fn fenced(&self, slot: usize, warp: usize) -> Arc<View> {
+        self.running[slot].beyond[warp].fenced.clone()
     }
 
     /// What a strong write of a lane releases to its own block, and to all: by its own semantics, and
@@ -474,7 +517,7 @@ impl Who<'_> {
             .any(|view| view.knows(block, warp, other, tick))
     }
 
-    /// Whether all of this happened before what `lane` does now.
+    /// Whether this happened before what `lane` does now, if `fence.sc` are ordered as they ran.
     pub(super) fn knows(&self, lane: u32, block: u32, thread: u16, tick: u32) -> bool {
         let (warp, other) = (u32::from(thread) / 32, u32::from(thread) % 32);
         if block == self.block {
@@ -483,6 +526,11 @@ impl Who<'_> {
                 return true;
             }
         }
-        self.told(lane, block, warp, Some(other), tick)
+        let running = self.order.running.get(self.slot);
+        let beyond = running.and_then(|running| running.beyond.get(self.warp as usize));
+        beyond.is_some_and(|beyond| {
+            let mut views = beyond.of(lane);
+            views.any(|view| view.supposes(block, warp, other, tick))
+        })
     }
 }

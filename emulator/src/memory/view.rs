@@ -55,37 +55,55 @@ impl Known {
     }
 }
 
+/// What is known of a block; nothing as yet, if it is new.
+fn entry(blocks: &mut Vec<Known>, block: u32) -> &mut Known {
+    let at = match blocks.binary_search_by_key(&block, |known| known.block) {
+        Ok(at) => at,
+        Err(at) => {
+            let known = Known {
+                block,
+                ..Known::default()
+            };
+            blocks.insert(at, known);
+            at
+        }
+    };
+    &mut blocks[at]
+}
+
 /// Knowledge that one thread can hand to another: which accesses happened before, and which writes of
 /// contended locations were seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct View {
     /// By block.
     blocks: Vec<Known>,
+    /// By block: what happened before if `fence.sc` are ordered as they ran. Values follow that order, so
+    /// that they are consistent; a program cannot rely on it, so races do not.
+    likely: Vec<Known>,
     /// By location: place in its coherence order.
     seen: Vec<(u32, u64)>,
 }
 
 impl View {
     pub(super) fn is_empty(&self) -> bool {
-        self.blocks.is_empty() && self.seen.is_empty()
+        self.blocks.is_empty() && self.likely.is_empty() && self.seen.is_empty()
+    }
+
+    /// The same, if `fence.sc` are ordered as they ran.
+    pub(super) fn as_likely(&self) -> View {
+        let mut view = View {
+            blocks: Vec::new(),
+            likely: self.blocks.clone(),
+            seen: self.seen.clone(),
+        };
+        for known in &self.likely {
+            entry(&mut view.likely, known.block).join(known);
+        }
+        view
     }
 
     fn block(&mut self, block: u32) -> &mut Known {
-        let at = match self
-            .blocks
-            .binary_search_by_key(&block, |known| known.block)
-        {
-            Ok(at) => at,
-            Err(at) => {
-                let known = Known {
-                    block,
-                    ..Known::default()
-                };
-                self.blocks.insert(at, known);
-                at
-            }
-        };
-        &mut self.blocks[at]
+        entry(&mut self.blocks, block)
     }
 
     /// Adds that all accesses of a thread before `tick` happened before.
@@ -130,29 +148,21 @@ impl View {
 
     /// Whether what a thread did at `tick` happened before; without a lane, whether that can be so.
     pub(super) fn knows(&self, block: u32, warp: u32, lane: Option<u32>, tick: u32) -> bool {
-        let Ok(at) = self
-            .blocks
-            .binary_search_by_key(&block, |known| known.block)
-        else {
-            return false;
-        };
-        let known = &self.blocks[at];
-        if tick < known.of_warp(warp) {
-            return true;
-        }
-        let thread = |lane: u32| (warp * 32 + lane) as u16;
-        known.threads.iter().any(|(other, until)| {
-            tick < *until
-                && match lane {
-                    Some(lane) => *other == thread(lane),
-                    None => u32::from(*other) / 32 == warp,
-                }
-        })
+        knows(&self.blocks, block, warp, lane, tick)
+    }
+
+    /// The same, if `fence.sc` are ordered as they ran.
+    pub(super) fn supposes(&self, block: u32, warp: u32, lane: u32, tick: u32) -> bool {
+        knows(&self.blocks, block, warp, Some(lane), tick)
+            || knows(&self.likely, block, warp, Some(lane), tick)
     }
 
     fn join(&mut self, other: &View) {
         for known in &other.blocks {
             self.block(known.block).join(known);
+        }
+        for known in &other.likely {
+            entry(&mut self.likely, known.block).join(known);
         }
         for (location, place) in &other.seen {
             self.see(*location, *place);
@@ -170,6 +180,24 @@ impl View {
         }
         Arc::make_mut(this).join(other);
     }
+}
+
+fn knows(blocks: &[Known], block: u32, warp: u32, lane: Option<u32>, tick: u32) -> bool {
+    let Ok(at) = blocks.binary_search_by_key(&block, |known| known.block) else {
+        return false;
+    };
+    let known = &blocks[at];
+    if tick < known.of_warp(warp) {
+        return true;
+    }
+    let thread = |lane: u32| (warp * 32 + lane) as u16;
+    known.threads.iter().any(|(other, until)| {
+        tick < *until
+            && match lane {
+                Some(lane) => *other == thread(lane),
+                None => u32::from(*other) / 32 == warp,
+            }
+    })
 }
 
 #[cfg(test)]
