@@ -16,7 +16,7 @@
 use ptx_emulator::{Checks, Config, Emulator, LaunchConfig};
 
 /// Seeds under which what is forbidden must not be reached.
-const NEVER: u64 = 500;
+const NEVER: u64 = 300;
 /// Seeds under which what is allowed has to be reached. The rarest comes about once in a hundred.
 const ONCE: u64 = 3000;
 
