@@ -142,7 +142,7 @@ thread_local! {
     /// The thread's contexts, the current one last.
     pub static CURRENT: RefCell<Vec<Handle>> = const { RefCell::new(Vec::new()) };
     /// Whether a function of the program's runs in a stream, which must not call the driver.
-    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
+    pub static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Reads the environment and makes the devices, the first time.
@@ -206,19 +206,22 @@ impl Session {
         }
     }
 
-    /// Runs a function of the program's, which may wait for other threads that call the driver.
-    pub fn call_back(&mut self, function: impl FnOnce()) {
+    /// Runs something that may wait for other threads, which may call the driver.
+    pub fn unlocked(&mut self, function: impl FnOnce()) {
         self.guard = None;
-        IN_CALLBACK.set(true);
         function();
-        IN_CALLBACK.set(false);
         if let Some(Ok(state)) = STATE.get() {
             self.guard = Some(state.lock().unwrap_or_else(PoisonError::into_inner));
         }
+        Session::announce();
+    }
+
+    /// Wakes those that [`Session::wait`].
+    pub fn announce() {
         PROGRESS.notify_all();
     }
 
-    /// Waits until another thread has come back from [`Session::call_back`].
+    /// Waits until another thread has got on.
     pub fn wait(&mut self) {
         if let Some(guard) = self.guard.take() {
             let guard = PROGRESS.wait(guard);
@@ -232,7 +235,7 @@ impl Deref for Session {
     fn deref(&self) -> &State {
         match &self.guard {
             Some(state) => state,
-            None => unreachable!("only call_back and wait give it away, and both take it back"),
+            None => unreachable!("only unlocked and wait give it away, and both take it back"),
         }
     }
 }
@@ -241,7 +244,7 @@ impl DerefMut for Session {
     fn deref_mut(&mut self) -> &mut State {
         match &mut self.guard {
             Some(state) => state,
-            None => unreachable!("only call_back and wait give it away, and both take it back"),
+            None => unreachable!("only unlocked and wait give it away, and both take it back"),
         }
     }
 }

@@ -235,15 +235,32 @@ impl Session {
             return Ok(());
         };
         stream.busy = true;
-        let result = self.execute(context, &work);
-        if let Some(stream) = self.streams.get_mut(&drawn) {
-            stream.busy = false;
-            stream.queue.pop_front();
+        // What a program wants to have called may wait for the thread that is here: as in a driver,
+        // it is called on another one.
+        if let Work::Call { .. } | Work::CallBack { .. } = work {
+            thread::spawn(move || {
+                work.call();
+                if let Ok(mut session) = Session::open() {
+                    session.leave(drawn);
+                }
+                Session::announce();
+            });
+            return Ok(());
         }
+        let result = self.execute(context, &work);
+        self.leave(drawn);
         if let Err(error) = result {
             self.fail(context, error);
         }
         Ok(())
+    }
+
+    /// Notes that the first piece of a stream's work has been done.
+    fn leave(&mut self, stream: Handle) {
+        if let Some(stream) = self.streams.get_mut(&stream) {
+            stream.busy = false;
+            stream.queue.pop_front();
+        }
     }
 
     /// Notes that a context is beyond use, and forgets what it still had to do.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use ptx_emulator::{Emulator, Kind, LaunchConfig, LaunchError, MemoryError};
 
 use crate::abi::{self, HostFn, StreamCallback};
-use crate::driver::{Handle, Session};
+use crate::driver::{Handle, IN_CALLBACK, Session};
 use crate::error::{Error, Result};
 use crate::event::Recorded;
 use crate::graph::Graph;
@@ -86,6 +86,24 @@ pub struct Fill {
     pub pitch: usize,
 }
 
+impl Work {
+    /// Calls the function that this is about, if it is about one, as one that must not call the
+    /// driver.
+    pub fn call(&self) {
+        let before = IN_CALLBACK.replace(true);
+        match *self {
+            Work::Call { function, data } => abi::call(function, data),
+            Work::CallBack {
+                function,
+                stream,
+                data,
+            } => abi::call_back(function, stream, 0, data),
+            _ => (),
+        }
+        IN_CALLBACK.set(before);
+    }
+}
+
 impl Copy {
     /// One row.
     pub fn plain(to: Side, from: Side, bytes: usize) -> Copy {
@@ -111,18 +129,8 @@ impl Session {
             Work::Launch(launch) => self.run_kernel(launch),
             Work::Copy(copy) => self.copy(copy),
             Work::Fill(fill) => self.fill(fill),
-            Work::Call { function, data } => {
-                let (function, data) = (*function, *data);
-                self.call_back(|| abi::call(function, data));
-                Ok(())
-            }
-            Work::CallBack {
-                function,
-                stream,
-                data,
-            } => {
-                let (function, stream, data) = (*function, *stream, *data);
-                self.call_back(|| abi::call_back(function, stream, 0, data));
+            Work::Call { .. } | Work::CallBack { .. } => {
+                self.unlocked(|| work.call());
                 Ok(())
             }
             Work::Record { event, point } => {

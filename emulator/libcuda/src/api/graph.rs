@@ -9,6 +9,11 @@ use crate::graph::{Graph, Node};
 use crate::launch::Shape;
 use crate::work::{Fill, Work};
 
+/// `CUDA_GRAPH_INSTANTIATE_FLAG_*`.
+const AUTO_FREE: u64 = 1;
+const DEVICE_LAUNCH: u64 = 4;
+const NODE_PRIORITY: u64 = 8;
+
 /// `CUDA_KERNEL_NODE_PARAMS`, as it is in all versions.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -57,7 +62,17 @@ exports! {
         driver.graphs.remove(&graph).map(|_| ()).ok_or(Error::INVALID_VALUE)
     }
 
-    fn cuGraphInstantiateWithFlags(exec: Out<Handle>, graph: Handle, _flags: u64) {
+    fn cuGraphInstantiateWithFlags(exec: Out<Handle>, graph: Handle, flags: u64) {
+        match flags {
+            // To free on launch, and priorities: nothing that could be freed, or would be faster.
+            0 | AUTO_FREE | NODE_PRIORITY => (),
+            both if both == AUTO_FREE | NODE_PRIORITY => (),
+            DEVICE_LAUNCH => {
+                crate::say_once("launching graphs from a device is not supported");
+                return Err(Error::NOT_SUPPORTED);
+            }
+            _ => return Err(Error::INVALID_VALUE),
+        }
         let handle = Session::open()?.instantiate(graph)?;
         exec.set(handle)
     }

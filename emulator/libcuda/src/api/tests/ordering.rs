@@ -127,6 +127,29 @@ fn functions_in_a_stream_may_not_call_the_driver() {
     drop(bench);
 }
 
+/// Waits for a message.
+extern "C" fn receive(receiver: usize) {
+    // SAFETY: Leaked by the test, for this call alone.
+    let receiver = unsafe { Box::from_raw(receiver as *mut std::sync::mpsc::Receiver<()>) };
+    receiver.recv().unwrap();
+}
+
+#[test]
+fn functions_in_a_stream_may_wait_for_the_thread_that_asks_after_them() {
+    let bench = Bench::new();
+    let stream = bench.stream(1);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let receiver = Box::into_raw(Box::new(receiver)) as usize;
+    ok(stream::cuLaunchHostFunc(stream, Some(receive), receiver));
+    for _ in 0..3 {
+        assert_eq!(stream::cuStreamQuery(stream), Error::NOT_READY.0);
+    }
+    sender.send(()).unwrap();
+    ok(stream::cuStreamSynchronize(stream));
+    ok(stream::cuStreamQuery(stream));
+    drop(bench);
+}
+
 #[test]
 fn events_tell_when_they_are_reached() {
     let bench = Bench::new();
