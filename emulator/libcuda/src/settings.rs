@@ -5,7 +5,8 @@
 //! | `PTX_EMULATOR_GPU` | model of each device, by name and separated by commas: `A100,RTX 4090` | `A100` |
 //! | `PTX_EMULATOR_DEVICES` | number of devices; the last model is repeated | one per model |
 //! | `PTX_EMULATOR_SEED` | seed of every order that is left open | 0 |
-//! | `PTX_EMULATOR_CHECK` | rules to check: `all`, `none`, or some of `init,race` | `all` |
+//! | `PTX_EMULATOR_CHECK` | rules to check: `all`, `none`, or some of `init,race,converged` | `all` |
+//! | `PTX_EMULATOR_PERTURB` | 1: approximate functions err as much as the ISA allows | 0 |
 //! | `PTX_EMULATOR_THREADS` | host threads that run blocks; 0: one per processor | 0 |
 //! | `PTX_EMULATOR_MMA` | rounding of tensor operations: `fast`, `ampere`, `hopper` | `fast` |
 //! | `PTX_EMULATOR_DRIVER_VERSION` | CUDA release of the driver: `12.4` | `13.0` |
@@ -78,8 +79,9 @@ impl Settings {
                     match word.trim() {
                         "init" => checks.init = true,
                         "race" => checks.race = true,
+                        "converged" => checks.converged = true,
                         _ => {
-                            let expected = "all, none, or some of init and race";
+                            let expected = "all, none, or some of init, race, converged";
                             return Err(wrong("PTX_EMULATOR_CHECK", list, expected));
                         }
                     }
@@ -121,6 +123,8 @@ impl Settings {
                 seed: number("PTX_EMULATOR_SEED", 0)?,
                 threads: number("PTX_EMULATOR_THREADS", 0)? as usize,
                 mma,
+                perturb: number("PTX_EMULATOR_PERTURB", 0)? != 0,
+                print: true,
                 ..Config::default()
             },
             gpus,

@@ -156,7 +156,12 @@ impl Session {
         let result = emulator.launch(&launch.kernel, &launch.config, &params);
         take_back_host_memory(&emulator, &before)?;
         match result {
-            Ok(_) => Ok(()),
+            Ok(stats) => {
+                for warning in &stats.warnings {
+                    crate::say_once(&warning.to_string());
+                }
+                Ok(())
+            }
             Err(LaunchError::Violation(violation)) => {
                 let error = code_of(&violation.kind);
                 crate::say(&format!("{violation}\n   => {error}"));

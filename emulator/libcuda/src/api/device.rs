@@ -168,8 +168,9 @@ fn attribute_of(gpu: &Gpu, attribute: u32, device: i32) -> Result<i32> {
             }
         }
         88 => 0,
-        // Managed memory is handed over at launches, so the two cannot use it at once.
-        89 => 0,
+        // Host and device may use managed memory at once, though a kernel sees what the host had
+        // written when it began.
+        89 => 1,
         90 => 0,
         91 => 1,
         92..=94 => 0,

@@ -1,0 +1,61 @@
+//! `ptxrun profile`.
+
+use clap::Args;
+use ptx_emulator::LineStats;
+
+use crate::Failure;
+use crate::run::{self, read, save};
+
+/// What to launch, and what to show of it.
+#[derive(Args)]
+pub struct ProfileArguments {
+    #[command(flatten)]
+    launch: run::Arguments,
+    /// Registers of a thread as an assembler gives them, for the occupancy of the model
+    #[arg(long)]
+    registers: Option<u32>,
+    /// Rows of the table at most: the lines that are executed most
+    #[arg(long, default_value_t = 20)]
+    rows: usize,
+}
+
+/// Runs once and prints the report of the model and the busiest lines.
+pub fn profile(arguments: &ProfileArguments) -> Result<(), Failure> {
+    let launch = &arguments.launch;
+    let text = read(&launch.file)?;
+    let outcome = launch.launch(&text, launch.seed, true)?;
+    save(&outcome)?;
+    let stats = match &outcome.result {
+        Ok(stats) => stats,
+        Err(violation) => {
+            eprintln!("{violation}");
+            return Err(Failure::Violation);
+        }
+    };
+    println!("{}", stats.speed_of_light(&launch.gpu, arguments.registers));
+    let mut lines: Vec<&LineStats> = stats.lines().iter().collect();
+    lines.sort_by_key(|line| (std::cmp::Reverse(line.counts.executions), line.line));
+    println!(
+        "\n{:>6} {:<16} {:>12} {:>6} {:>10} {:>8} {:>10}  source",
+        "line", "opcode", "executed", "lanes", "sectors", "ideal", "conflicts"
+    );
+    for line in lines.iter().take(arguments.rows) {
+        let counts = &line.counts;
+        let source = line.source.as_ref();
+        println!(
+            "{:>6} {:<16} {:>12} {:>6.1} {:>10} {:>8} {:>10}  {}",
+            line.line,
+            line.opcode,
+            counts.executions,
+            counts.lanes_per_execution(),
+            counts.global_sectors,
+            counts.global_ideal_sectors,
+            counts.bank_conflicts,
+            source.map_or(String::new(), |(file, line)| format!("{file}:{line}")),
+        );
+    }
+    if lines.len() > arguments.rows {
+        println!("       and {} lines more", lines.len() - arguments.rows);
+    }
+    Ok(())
+}

@@ -1,0 +1,308 @@
+//! The program `ptxrun`: what it writes, and how it ends.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// `scale(p, n, x)` multiplies `n` floats; `tail` forgets to look at `n`; `first` lets all threads
+/// store to one word.
+const PTX: &str = r#".version 7.0
+.target sm_80
+.address_size 64
+.visible .entry scale(.param .u64 p, .param .u32 n, .param .f32 x) {
+    .reg .b32 %r<6>; .reg .b64 %rd<4>; .reg .f32 %f<3>; .reg .pred %p;
+    ld.param.u64 %rd1, [p];
+    ld.param.u32 %r1, [n];
+    ld.param.f32 %f1, [x];
+    mov.u32 %r2, %ctaid.x;
+    mov.u32 %r3, %ntid.x;
+    mov.u32 %r4, %tid.x;
+    mad.lo.u32 %r5, %r2, %r3, %r4;
+    setp.ge.u32 %p, %r5, %r1;
+    @%p bra done;
+    mul.wide.u32 %rd2, %r5, 4;
+    add.s64 %rd3, %rd1, %rd2;
+    ld.global.f32 %f2, [%rd3];
+    mul.f32 %f2, %f2, %f1;
+    st.global.f32 [%rd3], %f2;
+done:
+    ret;
+}
+.visible .entry tail(.param .u64 p) {
+    .reg .b32 %r<2>; .reg .b64 %rd<4>;
+    ld.param.u64 %rd1, [p];
+    mov.u32 %r1, %tid.x;
+    mul.wide.u32 %rd2, %r1, 4;
+    add.s64 %rd3, %rd1, %rd2;
+    st.global.u32 [%rd3], %r1;
+    ret;
+}
+.visible .entry sum(.param .align 8 .b8 all[24]) {
+    .reg .b64 %rd<3>; .reg .f64 %f<3>;
+    ld.param.u64 %rd1, [all];
+    ld.param.f64 %f1, [all+8];
+    ld.param.u64 %rd2, [all+16];
+    ld.global.f64 %f2, [%rd1];
+    add.f64 %f2, %f2, %f1;
+    st.global.f64 [%rd2], %f2;
+    ret;
+}
+.visible .entry odd() {
+    .reg .b32 %r<2>;
+    frobnicate.b32 %r1, 1;
+    ret;
+}
+"#;
+
+/// A folder with the PTX in it, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let folder = std::env::temp_dir().join(format!("ptxrun-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("k.ptx"), PTX).unwrap();
+        Folder(folder)
+    }
+
+    fn run(&self, arguments: &str) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_ptxrun"))
+            .args(arguments.split_whitespace())
+            .current_dir(&self.0)
+            .output()
+            .unwrap()
+    }
+
+    /// Standard output of a run that ends well.
+    #[track_caller]
+    fn clean(&self, arguments: &str) -> String {
+        let output = self.run(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{arguments}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Standard error of a run that ends with this code.
+    #[track_caller]
+    fn ends(&self, code: i32, arguments: &str) -> String {
+        let output = self.run(arguments);
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments}: {errors}");
+        errors
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A NumPy file of one axis.
+fn save(path: &Path, descr: &str, len: usize, bytes: &[u8]) {
+    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({len},), }}");
+    while !(10 + header.len() + 1).is_multiple_of(64) {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut file = b"\x93NUMPY\x01\x00".to_vec();
+    file.extend((header.len() as u16).to_le_bytes());
+    file.extend(header.bytes());
+    file.extend(bytes);
+    std::fs::write(path, file).unwrap();
+}
+
+/// Header and elements of a NumPy file.
+fn load(path: &Path) -> (String, Vec<u8>) {
+    let file = std::fs::read(path).unwrap();
+    let len = usize::from(u16::from_le_bytes([file[8], file[9]]));
+    (
+        String::from_utf8(file[10..10 + len].into()).unwrap(),
+        file[10 + len..].into(),
+    )
+}
+
+fn floats(values: &[f32]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
+}
+
+#[test]
+fn arrays_go_in_and_come_out() {
+    let folder = Folder::new("arrays");
+    save(&folder.file("x.npy"), "<f4", 3, &floats(&[1.0, 2.0, 3.0]));
+    let said = folder.clean(
+        "run k.ptx --entry scale --grid 1 --block 32 --arg inout:x.npy:y.npy --arg u32:2 --arg f32:-0.5",
+    );
+    assert!(
+        said.contains("scale: clean on an emulated A100 with seed 0"),
+        "{said}"
+    );
+    let (header, bytes) = load(&folder.file("y.npy"));
+    assert!(
+        header.contains("'<f4'") && header.contains("(3,)"),
+        "{header}"
+    );
+    assert_eq!(bytes, floats(&[-0.5, -1.0, 3.0]));
+    // A fresh buffer, of two axes.
+    folder.clean("run k.ptx --entry tail --grid 1 --block 6 --arg out:u32:2x3:t.npy");
+    let (header, bytes) = load(&folder.file("t.npy"));
+    assert!(header.contains("(2, 3)"), "{header}");
+    assert_eq!(bytes[4 * 5..], [5, 0, 0, 0]);
+}
+
+#[test]
+fn aggregates_get_addresses_written_into_them() {
+    let folder = Folder::new("aggregates");
+    save(&folder.file("x.npy"), "<f8", 1, &1.5f64.to_le_bytes());
+    let mut all = [0; 24];
+    all[8..16].copy_from_slice(&2.0f64.to_le_bytes());
+    std::fs::write(folder.file("all.bin"), all).unwrap();
+    let value = "bytes:all.bin,0=in:x.npy,16=out:f64:1:y.npy";
+    folder.clean(&format!(
+        "run k.ptx --entry sum --grid 1 --block 1 --arg {value}"
+    ));
+    assert_eq!(load(&folder.file("y.npy")).1, 3.5f64.to_le_bytes());
+    let short = "bytes:all.bin,20=in:x.npy";
+    let said = folder.ends(
+        2,
+        &format!("run k.ptx --entry sum --grid 1 --block 1 --arg {short}"),
+    );
+    assert!(said.contains("no address fits at 20 of 24 bytes"), "{said}");
+}
+
+#[test]
+fn a_broken_rule_ends_with_one_and_is_told() {
+    let folder = Folder::new("broken");
+    let said = folder.ends(
+        1,
+        "run k.ptx --entry tail --grid 1 --block 7 --arg zeros:u32:6 --json r.json --seed 9",
+    );
+    assert!(said.contains("out of bounds in global memory"), "{said}");
+    assert!(
+        said.contains("tail, PTX line 29") && said.contains("replay with seed 9"),
+        "{said}"
+    );
+    let json = std::fs::read_to_string(folder.file("r.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["clean"], false);
+    assert_eq!(json["violation"]["ptx_line"], 29);
+    assert_eq!(json["violation"]["lanes"], 1 << 6);
+    // Uninitialised memory is found unless that is switched off.
+    let run = "run k.ptx --entry scale --grid 1 --block 32 --arg u32:0 --arg u32:1 --arg f32:1";
+    let said = folder.ends(2, &run.replace("u32:0", "u8:0"));
+    assert!(
+        said.contains("parameters of [1, 4, 4] bytes, the kernel takes [8, 4, 4]"),
+        "{said}"
+    );
+    folder.ends(1, &run.replace("u32:0", "null"));
+}
+
+#[test]
+fn many_seeds_are_tried_and_counted() {
+    let folder = Folder::new("seeds");
+    let said = folder.clean(
+        "run k.ptx --entry tail --grid 1 --block 64 --seeds 5 --arg out:u32:64:t.npy --json r.json",
+    );
+    assert!(said.contains("with 5 seeds"), "{said}");
+    let json = std::fs::read_to_string(folder.file("r.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (&json["clean"], &json["differs_at_seed"]),
+        (&true.into(), &serde_json::Value::Null)
+    );
+    assert!(json["stats"]["warp_instructions"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn wrong_usage_ends_with_two_and_names_what_was_expected() {
+    let folder = Folder::new("usage");
+    for (arguments, reason) in [
+        ("run k.ptx --entry none --grid 1 --block 1", "scale"),
+        (
+            "run k.ptx --grid 1 --block 1",
+            "--entry: expected one of scale, tail, sum, odd",
+        ),
+        (
+            "run k.ptx --entry tail --grid 1 --block 1",
+            "takes 1 parameters, 0 were given",
+        ),
+        (
+            "run k.ptx --entry tail --grid 0 --block 1 --arg null",
+            "grid [0, 1, 1]",
+        ),
+        (
+            "run k.ptx --entry tail --grid x --block 1 --arg null",
+            "no extent",
+        ),
+        (
+            "run k.ptx --entry tail --grid 1 --block 1 --arg in:no.npy",
+            "no.npy",
+        ),
+        (
+            "run k.ptx --entry tail --grid 1 --block 1 --arg f31:1",
+            "expected TYPE:VALUE",
+        ),
+        (
+            "run k.ptx --entry tail --grid 1 --block 1 --arg null --gpu voodoo",
+            "A100",
+        ),
+        ("run no.ptx --entry tail --grid 1 --block 1", "no.ptx"),
+        ("run k.ptx --entry odd --grid 1 --block 1", "line 44"),
+        (
+            "run k.ptx --entry tail --grid 1 --block 1 --arg null --seeds 0",
+            "at least 1",
+        ),
+        ("walk", "walk"),
+    ] {
+        let said = folder.ends(2, arguments);
+        assert!(said.contains(reason), "{arguments}: {said}");
+    }
+}
+
+#[test]
+fn kernels_are_listed_with_what_does_not_load() {
+    let folder = Folder::new("list");
+    let said = folder.clean("list k.ptx");
+    assert!(said.starts_with("PTX 7.0 for sm_80"), "{said}");
+    assert!(
+        said.contains("scale\n  parameter 0: p (8 bytes at offset 0)"),
+        "{said}"
+    );
+    assert!(said.contains("odd\n  does not load: line 44"), "{said}");
+    let said = folder.ends(2, "list k.ptx --gpu t4");
+    assert!(said.contains("sm_75"), "{said}");
+}
+
+#[test]
+fn a_profile_shows_the_model_and_the_lines() {
+    let folder = Folder::new("profile");
+    let said = folder.clean(
+        "profile k.ptx --entry scale --grid 4 --block 64 --rows 3 --arg zeros:f32:256 --arg u32:256 --arg f32:2",
+    );
+    assert!(said.contains("A100"), "{said}");
+    assert!(
+        said.contains("executed") && said.contains("lines more"),
+        "{said}"
+    );
+    folder.ends(
+        1,
+        "profile k.ptx --entry tail --grid 1 --block 7 --arg zeros:u32:6",
+    );
+}
+
+#[test]
+fn completions_and_help_name_the_commands() {
+    let folder = Folder::new("help");
+    assert!(folder.clean("completions bash").contains("ptxrun"));
+    let help = folder.clean("--help");
+    assert!(
+        help.contains("Exit status") && help.contains("ptxrun list kernels.ptx"),
+        "{help}"
+    );
+}
