@@ -1,6 +1,6 @@
 //! Operands: from what is written to a place.
 
-use super::body::Binder;
+use super::body::{Binder, plain};
 use super::scope::{Symbol, changing, special};
 use super::{Bank, LoadError, Place};
 use crate::ast::{Instruction, Operand, Space, Type};
@@ -275,6 +275,8 @@ impl Binder<'_> {
         if let Some(special) = special(name) {
             return match Bank::of(ty) {
                 Some(Bank::B32) => Ok(Place::Special(special)),
+                // The one that has 64 bits, of which 32 may be read too.
+                Some(Bank::B64) if name == "%gridid" => self.widened(name, line),
                 _ => Err(LoadError::new(
                     line,
                     name,
@@ -314,6 +316,22 @@ impl Binder<'_> {
             Some(_) => Err(LoadError::new(line, name, "its address cannot be taken")),
             None => Err(self.unknown(name, line)),
         }
+    }
+
+    /// A special register in one of 64 bits.
+    fn widened(&mut self, special: &str, line: u32) -> Result<Place, LoadError> {
+        let (wide, place) = (" wide", self.scopes.fresh(Bank::B64));
+        if let Place::Register(_, number) = place {
+            let symbol = Symbol::Register(Type::U64, number);
+            self.scopes.define(wide, symbol);
+        }
+        let named = |name: &str| Operand::Name {
+            name: name.to_string(),
+            negated: false,
+        };
+        let operands = vec![named(wide), named(special)];
+        self.instruction(&plain(&["cvt", "u64", "u32"], operands, line))?;
+        Ok(place)
     }
 
     fn address(

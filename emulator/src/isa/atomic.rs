@@ -27,9 +27,9 @@ const REDUCTION: Mod = one(
     "op",
     &["add", "min", "max", "inc", "dec", "and", "or", "xor"],
 );
-const TYPES: Mod = types(&[
-    U32, S32, U64, S64, B32, B64, F32, F64, F16, F16x2, BF16, BF16x2,
-]);
+const TYPES: Mod = types(&[U32, S32, U64, S64, B32, B64, F32, F64, F16, F16x2]);
+const BRAINS: Mod = types(&[BF16, BF16x2]);
+const RED_ORDER: Mod = maybe("order", &["relaxed", "release"]);
 
 pub(super) static ROWS: &[Row] = &[
     row("atom", ATOM, Class::Atomic)
@@ -48,8 +48,42 @@ pub(super) static ROWS: &[Row] = &[
         .args(&[D(T0), A, S(T0), S(T0), Opt(&S(Is(B64)))])
         .exec(|f| atomic(f, 0)),
     row("red", RED, Class::Atomic)
-        .mods(&[ORDER, SCOPE, SPACE, REDUCTION, flag("noftz"), HINT, TYPES])
+        .mods(&[
+            RED_ORDER,
+            SCOPE,
+            SPACE,
+            REDUCTION,
+            flag("noftz"),
+            HINT,
+            TYPES,
+        ])
         .args(&[A, S(T0), Opt(&S(Is(B64)))])
+        .exec(|f| atomic(f, 1)),
+    row("atom", ATOM, Class::Atomic)
+        .mods(&[
+            ORDER,
+            SCOPE,
+            SPACE,
+            one("op", &["add"]),
+            need("noftz"),
+            HINT,
+            BRAINS,
+        ])
+        .args(&[D(T0), A, S(T0), Opt(&S(Is(B64)))])
+        .since(90, 7, 8)
+        .exec(|f| atomic(f, 0)),
+    row("red", RED, Class::Atomic)
+        .mods(&[
+            RED_ORDER,
+            SCOPE,
+            SPACE,
+            one("op", &["add"]),
+            need("noftz"),
+            HINT,
+            BRAINS,
+        ])
+        .args(&[A, S(T0), Opt(&S(Is(B64)))])
+        .since(90, 7, 8)
         .exec(|f| atomic(f, 1)),
 ];
 
@@ -105,7 +139,7 @@ fn atomic(f: &mut Form<'_>, reduction: u64) -> Option<ExecFn> {
         Some("xor") => (Op::Xor, matches!(ty, B32 | B64)),
         Some(_) => (Op::Exchange, matches!(ty, B32 | B64)),
     };
-    if !fits {
+    if !fits || f.has("noftz") && !half {
         return None;
     }
     let place = match f.one("space") {

@@ -51,20 +51,25 @@ pub(super) static ROWS: &[Row] = &[
         .args(&[D(T0), S(T1)])
         .exec(|f| floats(f)),
     row("cvt", TITLE, Class::Convert)
+        .mods(&[maybe("rnd", TO_FLOAT), types(&[F32]), types(&[BF16])])
+        .args(&[D(T0), S(T1)])
+        .since(80, 7, 1)
+        // Exact, whatever the rounding.
+        .exec(|_| {
+            Some(lanes!(|a: u16| -> f32 {
+                to_f32::<false, false>(widen_bf16(a))
+            }))
+        }),
+    row("cvt", TITLE, Class::Convert)
         .mods(&[
             maybe("rnd", TO_FLOAT),
-            flag("ftz"),
+            need("ftz"),
             types(&[F32]),
             types(&[BF16]),
         ])
         .args(&[D(T0), S(T1)])
-        .since(80, 7, 1)
-        .exec(|f| {
-            // Exact, whatever the rounding.
-            per_flag!(f.has("ftz"), FTZ => Some(lanes!(|a: u16| -> f32 {
-                to_f32::<FTZ, false>(widen_bf16(a))
-            })))
-        }),
+        .since(90, 7, 8)
+        .exec(|_| Some(lanes!(cold |a: u16| -> f32 { to_f32::<true, false>(widen_bf16(a)) }))),
     row("cvt", TITLE, Class::Convert)
         .mods(&[
             one("rnd", TO_INTEGER),

@@ -359,7 +359,8 @@ impl Written {
                 let _ = write!(text, "{}]", choices.one(&offsets));
             }
             Arg::I => {
-                text.push_str(choices.one(&["0", "1", "4", "16", "8", "255", "-1", "0x7fffffff"]));
+                let values = ["0", "1", "4", "16", "8", "128", "255", "-1", "0x7fffffff"];
+                text.push_str(choices.one(&values));
             }
             Arg::Label => {
                 let _ = write!(text, "L{}", choices.below(self.labels));

@@ -9,20 +9,59 @@ use crate::violation::Fault;
 pub(crate) use super::mma::describe;
 
 const LDMATRIX: &str = "Warp Level Matrix Load Instruction: ldmatrix";
-pub(super) static ROWS: &[Row] = &[row("ldmatrix", LDMATRIX, Class::Shared)
+pub(super) static ROWS: &[Row] = &[
+    row("ldmatrix", LDMATRIX, Class::Shared)
+        .mods(&[
+            need("sync"),
+            need("aligned"),
+            need("m8n8"),
+            one("num", &["x1", "x2", "x4"]),
+            flag("trans"),
+            maybe("space", &["shared", "shared::cta"]),
+            types(&[B16]),
+        ])
+        .args(&[DV(Is(B32), Count::Group("num")), A])
+        .since(75, 6, 5)
+        .together(Together::Warp)
+        .exec(load_matrix),
+    row(
+        "movmatrix",
+        "Warp-level Matrix Transpose Instruction: movmatrix",
+        Class::Warp,
+    )
     .mods(&[
         need("sync"),
         need("aligned"),
         need("m8n8"),
-        one("num", &["x1", "x2", "x4"]),
-        flag("trans"),
-        maybe("space", &["shared", "shared::cta"]),
+        need("trans"),
         types(&[B16]),
     ])
-    .args(&[DV(Is(B32), Count::Group("num")), A])
-    .since(75, 6, 5)
+    .args(&[D(Is(B32)), S(Is(B32))])
+    .since(75, 7, 8)
     .together(Together::Warp)
-    .exec(load_matrix)];
+    .exec(|_| Some(exec!(cold | w, i, m | transpose(w, i, m)))),
+];
+
+/// Element (row, column) of the matrix of halves in a register goes to (column, row).
+fn transpose(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
+    let (words, seen) = (w.get::<u32>(i.s[0]), w.valid::<u32>(i.s[0]));
+    let half = |row: usize, column: usize| {
+        let lane = 4 * row + column / 2;
+        (
+            words[lane] >> (16 * (column % 2)) & 0xffff,
+            seen >> lane & 1,
+        )
+    };
+    let (mut out, mut valid) = ([0; 32], 0);
+    for lane in 0..32 {
+        let (row, column) = (lane / 4, 2 * (lane % 4));
+        let (low, high) = (half(column, row), half(column + 1, row));
+        out[lane] = low.0 | high.0 << 16;
+        valid |= (low.1 & high.1) << lane;
+    }
+    w.put(i.d[0], m, valid, out);
+    Ok(Flow::Next)
+}
 
 fn load_matrix(f: &mut Form<'_>) -> Option<ExecFn> {
     let count = match f.one("num")? {

@@ -1,4 +1,4 @@
-//! Loads, stores, addresses, and hints about caches.
+//! Loads, stores and addresses.
 //!
 //! Cache operators and eviction priorities are checked and have no effect. `.volatile` is `.relaxed.sys`;
 //! what strong accesses may return and whom they synchronise, `memory::location` says.
@@ -21,7 +21,7 @@ const SPACES: &[&str] = &[
     "const",
 ];
 const LOADABLE: &[Type] = &[
-    B8, B16, B32, B64, U8, U16, U32, U64, S8, S16, S32, S64, F32, F64, F16, F16x2, BF16, BF16x2,
+    B8, B16, B32, B64, U8, U16, U32, U64, S8, S16, S32, S64, F32, F64,
 ];
 const EVICTION: &[&str] = &[
     "L1::evict_normal",
@@ -32,8 +32,8 @@ const EVICTION: &[&str] = &[
 ];
 const PREFETCH: &[&str] = &["L2::64B", "L2::128B", "L2::256B"];
 const SCOPES: &[&str] = &["cta", "cluster", "gpu", "sys"];
-const LOAD_ORDER: &[&str] = &["weak", "volatile", "relaxed", "acquire", "mmio"];
-const STORE_ORDER: &[&str] = &["weak", "volatile", "relaxed", "release", "mmio"];
+const LOAD_ORDER: &[&str] = &["weak", "volatile", "relaxed", "acquire"];
+const STORE_ORDER: &[&str] = &["weak", "volatile", "relaxed", "release"];
 const VECTORS: &[&str] = &["v2", "v4"];
 
 pub(super) static ROWS: &[Row] = &[
@@ -43,6 +43,7 @@ pub(super) static ROWS: &[Row] = &[
         Class::Memory,
     )
     .mods(&[
+        flag("mmio"),
         maybe("order", LOAD_ORDER),
         maybe("scope", SCOPES),
         maybe("space", SPACES),
@@ -87,6 +88,7 @@ pub(super) static ROWS: &[Row] = &[
         Class::Memory,
     )
     .mods(&[
+        flag("mmio"),
         maybe("order", STORE_ORDER),
         maybe("scope", SCOPES),
         maybe("space", SPACES),
@@ -112,25 +114,6 @@ pub(super) static ROWS: &[Row] = &[
     .args(&[A, SV(T0, Count::Group("vector"))])
     .exec(store),
     row(
-        "prefetch",
-        "Data Movement and Conversion Instructions: prefetch",
-        Class::Memory,
-    )
-    .mods(&[
-        maybe("space", &["global", "local"]),
-        one("level", &["L1", "L2", "L2::evict_last", "L2::evict_normal"]),
-    ])
-    .args(&[A])
-    .exec(|_| Some(exec!(|_w, _i, _m| Ok(Flow::Next)))),
-    row(
-        "prefetchu",
-        "Data Movement and Conversion Instructions: prefetchu",
-        Class::Memory,
-    )
-    .mods(&[need("L1")])
-    .args(&[A])
-    .exec(|_| Some(exec!(|_w, _i, _m| Ok(Flow::Next)))),
-    row(
         "cvta",
         "Data Movement and Conversion Instructions: cvta",
         Class::Int,
@@ -155,32 +138,6 @@ pub(super) static ROWS: &[Row] = &[
                 .fold(0, |bits, lane| bits | 1 << lane);
             let valid = w.valid::<u64>(i.s[0]);
             w.put_pred(i.d[0], m, valid, bits);
-            Ok(Flow::Next)
-        }))
-    }),
-    row(
-        "createpolicy.fractional",
-        "Data Movement and Conversion Instructions: createpolicy",
-        Class::Move,
-    )
-    .mods(&[
-        one(
-            "primary",
-            &[
-                "L2::evict_last",
-                "L2::evict_normal",
-                "L2::evict_first",
-                "L2::evict_unchanged",
-            ],
-        ),
-        maybe("secondary", &["L2::evict_first", "L2::evict_unchanged"]),
-        types(&[B64]),
-    ])
-    .args(&[D(T0), Opt(&S(Is(F32)))])
-    .since(80, 7, 4)
-    .exec(|_| {
-        Some(exec!(|w, i, m| {
-            w.put(i.d[0], m, u32::MAX, [1u64; 32]);
             Ok(Flow::Next)
         }))
     }),
@@ -355,7 +312,26 @@ fn strong(f: &Form<'_>) -> Result<Option<Manner>, ()> {
     }
 }
 
+/// Whether the modifiers that are about sharing and caches go with each other and with the space.
+fn consistent(f: &Form<'_>) -> bool {
+    let space = f.one("space");
+    let shareable = matches!(space, None | Some("global" | "shared" | "shared::cta"));
+    let cached = matches!(space, None | Some("global"));
+    let strong = !matches!(f.one("order"), None | Some("weak"));
+    let hints = ["eviction", "prefetch", "hint"];
+    let device = f.one("order") == Some("relaxed")
+        && f.one("scope") == Some("sys")
+        && f.one("vector").is_none()
+        && cached;
+    (shareable || !strong)
+        && (cached || hints.iter().all(|group| f.one(group).is_none()))
+        && (device || !f.has("mmio"))
+}
+
 fn load(f: &mut Form<'_>) -> Option<ExecFn> {
+    if !consistent(f) {
+        return None;
+    }
     let (bytes, mut layout) = layout(f, f.dst_bits, 0)?;
     if let Some(manner) = strong(f).ok()? {
         f.aux = layout.with(manner).0;
@@ -481,6 +457,9 @@ fn deliver<const W: usize>(w: &mut Warp<'_>, i: &Inst, m: u32, layout: Layout, g
 }
 
 fn store(f: &mut Form<'_>) -> Option<ExecFn> {
+    if !consistent(f) || f.one("space") == Some("const") {
+        return None;
+    }
     // Behind the address come the values, and perhaps a cache policy.
     let elements = f
         .one("vector")

@@ -73,6 +73,7 @@ mod float;
 #[cfg(any(test, fuzzing))]
 pub mod generate;
 mod half;
+mod hints;
 mod integer;
 mod logic;
 pub(crate) mod matching;
@@ -105,6 +106,7 @@ static FAMILIES: &[&[Row]] = &[
     narrow::ROWS,
     moves::ROWS,
     memory::ROWS,
+    hints::ROWS,
     matrix::ROWS,
     mma::ROWS,
     mma_integer::ROWS,

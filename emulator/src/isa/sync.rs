@@ -69,6 +69,54 @@ pub(super) static ROWS: &[Row] = &[
         .args(&[D(T0), S(Is(U32)), S(Is(Pred))])
         .together(Together::Live)
         .exec(reduce_predicate),
+    row("bar", TITLE, Class::Sync)
+        .mods(&[need("red"), need("popc"), CTA, types(&[U32])])
+        .args(&[D(T0), S(Is(U32)), S(Is(U32)), S(Is(Pred))])
+        .together(Together::Live)
+        .exec(|_| Some(exec!(cold | w, i, m | reduce(w, i, m, Reduce::Count)))),
+    row("bar", TITLE, Class::Sync)
+        .mods(&[need("red"), one("op", &["and", "or"]), CTA, types(&[Pred])])
+        .args(&[D(T0), S(Is(U32)), S(Is(U32)), S(Is(Pred))])
+        .together(Together::Live)
+        .exec(reduce_predicate),
+    row("barrier", TITLE, Class::Sync)
+        .mods(&[
+            need("red"),
+            need("popc"),
+            need("aligned"),
+            CTA,
+            types(&[U32]),
+        ])
+        .args(&[D(T0), S(Is(U32)), S(Is(U32)), S(Is(Pred))])
+        .together(Together::Live)
+        .exec(|_| Some(exec!(cold | w, i, m | reduce(w, i, m, Reduce::Count)))),
+    row("barrier", TITLE, Class::Sync)
+        .mods(&[need("red"), need("popc"), CTA, types(&[U32])])
+        .args(&[D(T0), S(Is(U32)), S(Is(Pred))])
+        .exec(|_| Some(exec!(cold | w, i, m | reduce(w, i, m, Reduce::Count)))),
+    row("barrier", TITLE, Class::Sync)
+        .mods(&[need("red"), need("popc"), CTA, types(&[U32])])
+        .args(&[D(T0), S(Is(U32)), S(Is(U32)), S(Is(Pred))])
+        .exec(|_| Some(exec!(cold | w, i, m | reduce(w, i, m, Reduce::Count)))),
+    row("barrier", TITLE, Class::Sync)
+        .mods(&[
+            need("red"),
+            need("aligned"),
+            one("op", &["and", "or"]),
+            CTA,
+            types(&[Pred]),
+        ])
+        .args(&[D(T0), S(Is(U32)), S(Is(U32)), S(Is(Pred))])
+        .together(Together::Live)
+        .exec(reduce_predicate),
+    row("barrier", TITLE, Class::Sync)
+        .mods(&[need("red"), one("op", &["and", "or"]), CTA, types(&[Pred])])
+        .args(&[D(T0), S(Is(U32)), S(Is(Pred))])
+        .exec(reduce_predicate),
+    row("barrier", TITLE, Class::Sync)
+        .mods(&[need("red"), one("op", &["and", "or"]), CTA, types(&[Pred])])
+        .args(&[D(T0), S(Is(U32)), S(Is(U32)), S(Is(Pred))])
+        .exec(reduce_predicate),
     row(
         "bar.warp.sync",
         "Parallel Synchronization and Communication Instructions: bar.warp.sync",
@@ -105,12 +153,22 @@ pub(super) static ROWS: &[Row] = &[
     )
     .mods(&[
         maybe("semantics", &["sc", "acq_rel"]),
-        one("scope", &["cta", "cluster", "gpu", "sys"]),
+        one("scope", &["cta", "gpu", "sys"]),
     ])
     .since(70, 6, 0)
     .exec(|f| {
-        let near = matches!(f.one("scope")?, "cta" | "cluster");
-        f.aux = fence_aux(near, f.has("sc"));
+        f.aux = fence_aux(f.one("scope")? == "cta", f.has("sc"));
+        Some(exec!(cold | w, i, m | fence(w, i, m)))
+    }),
+    row(
+        "fence",
+        "Parallel Synchronization and Communication Instructions: fence",
+        Class::Sync,
+    )
+    .mods(&[maybe("semantics", &["sc", "acq_rel"]), need("cluster")])
+    .since(90, 7, 8)
+    .exec(|f| {
+        f.aux = fence_aux(true, f.has("sc"));
         Some(exec!(cold | w, i, m | fence(w, i, m)))
     }),
 ];
@@ -145,16 +203,21 @@ fn uniform(w: &Warp<'_>, i: &Inst, m: u32, k: usize) -> Result<u32, Box<crate::v
     Ok(first)
 }
 
+/// The number of threads that a barrier is for, its second source.
+fn count(w: &Warp<'_>, i: &Inst, m: u32, id: u32) -> Result<u32, Box<crate::violation::Fault>> {
+    let count = uniform(w, i, m, 1)?;
+    if count == 0 || !count.is_multiple_of(32) {
+        let reason = format!("the number of threads, {count}, is no positive multiple of 32");
+        return Err(w.fault(Kind::BadBarrier { id, reason }, m));
+    }
+    Ok(count)
+}
+
 fn barrier(w: &mut Warp<'_>, i: &Inst, m: u32, arrive: bool) -> Step {
     let id = uniform(w, i, m, 0)?;
     let mut threads = None;
     if i.ns > 1 {
-        let count = uniform(w, i, m, 1)?;
-        if count == 0 || count % 32 != 0 {
-            let reason = format!("the number of threads, {count}, is no positive multiple of 32");
-            return Err(w.fault(Kind::BadBarrier { id, reason }, m));
-        }
-        threads = Some(count);
+        threads = Some(count(w, i, m, id)?);
     }
     w.barrier = Request {
         id,
@@ -167,10 +230,17 @@ fn barrier(w: &mut Warp<'_>, i: &Inst, m: u32, arrive: bool) -> Step {
 
 fn reduce(w: &mut Warp<'_>, i: &Inst, m: u32, reduce: Reduce) -> Step {
     let id = uniform(w, i, m, 0)?;
-    w.need(m, w.valid_pred(i.s[1]), "the predicate of the barrier")?;
-    let votes = w.pred(i, 1) & m;
+    let last = usize::from(i.ns).saturating_sub(1);
+    let threads = if last > 1 {
+        Some(count(w, i, m, id)?)
+    } else {
+        None
+    };
+    w.need(m, w.valid_pred(i.s[last]), "the predicate of the barrier")?;
+    let votes = w.pred(i, last) & m;
     w.barrier = Request {
         id,
+        threads,
         reduce: Some(reduce),
         votes,
         slot: i.d[0],
