@@ -70,6 +70,17 @@ const PARTS: &[Part] = &[
         steps: |_| Ok(random_tiles(8)),
     },
     Part {
+        name: "oracles",
+        about: "conversions and half arithmetic against the vendor's headers on the host, all halves among them",
+        sources: &[
+            "Cargo.lock",
+            "emulator/examples/oracles",
+            "emulator/src",
+            "scripts/setup-nvcc.sh",
+        ],
+        steps: |_| Ok(vec![against_headers()]),
+    },
+    Part {
         name: "rows",
         about: "the instruction table, broken row by row: at least 98 % has to be noticed",
         sources: &[
@@ -205,6 +216,16 @@ fn through_the_driver() -> Vec<Step> {
             .chain([step("driver", None, seed)])
     };
     (0..4).flat_map(on_schedule).collect()
+}
+
+fn against_headers() -> Step {
+    let command = "scripts/setup-nvcc.sh && cargo run --release -p ptx-emulator --example oracles";
+    Step {
+        name: "headers".to_string(),
+        command: ["sh", "-c", command].map(str::to_owned).to_vec(),
+        variables: Vec::new(),
+        sources: Vec::new(),
+    }
 }
 
 fn words(command: &str, last: Option<&str>) -> Vec<String> {
