@@ -55,6 +55,7 @@ fn multiply_exactly_avx2(rule: &Rule, a: &[f32], b: &[[f32; 8]], c: &mut [f32; 6
 }
 
 /// Widens halves to `f32`, exactly; `to` and `from` are used up to the shorter length.
+#[inline(always)]
 pub(crate) fn widen_f16(from: &[u16], to: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if wide() {
@@ -102,6 +103,7 @@ fn avx2<E: Exec>(warp: &mut Warp<'_>, inst: &Inst, mask: u32) -> Flow {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
 fn widen_f16_avx2(from: &[u16], to: &mut [f32]) {
     use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
     let mut to = to.chunks_exact_mut(8);

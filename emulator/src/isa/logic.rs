@@ -91,15 +91,11 @@ pub(super) static ROWS: &[Row] = &[
         .since(50, 4, 3)
         .exec(|f| {
             set_table(f)?;
-            Some(exec!(
-                cold | w,
-                i,
-                m | {
-                    let (out, valid) = lop3_lanes(w, i);
-                    w.put(i.d[0], m, valid, out);
-                    Ok(Flow::Next)
-                }
-            ))
+            Some(exec!(|w, i, m| {
+                let (out, valid) = lop3_lanes(w, i);
+                w.put(i.d[0], m, valid, out);
+                Ok(Flow::Next)
+            }))
         }),
     row("lop3", "Logic and Shift Instructions: lop3", Class::Int)
         .mods(&[one("bool", &["or", "and"]), types(&[B32])])

@@ -83,11 +83,12 @@ fn load_matrix(f: &mut Form<'_>) -> Option<ExecFn> {
 fn matrices<const TRANSPOSE: bool>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
     let count = (i.aux & 0xff) as usize;
     let rows = u32::MAX >> (32 - 8 * count as u32).min(31);
-    let mut addresses = w.addresses(i, 0, 0, i.aux >> 8 & 1 != 0, rows)?;
+    let (mut addresses, mut got) = (Addresses::EMPTY, Words::<4>::EMPTY);
+    w.addresses_into(i, (0, 0), i.aux >> 8 & 1 != 0, rows, &mut addresses)?;
     if i.aux >> 9 & 1 != 0 {
         addresses = shared_addresses(w, &addresses, rows)?;
     }
-    let got: Words<4> = w.load::<4, { space::SHARED }>(&addresses, rows, 16)?;
+    w.load_into::<4, { space::SHARED }>(&addresses, rows, 16, &mut got)?;
     for matrix in 0..count.min(4) {
         let row = |row: usize| 8 * matrix + row;
         let mut out = [0; 32];

@@ -6,7 +6,7 @@
 use super::prelude::*;
 use crate::ast::Space;
 use crate::memory::Window;
-use crate::memory::access::{Words, space};
+use crate::memory::access::{Addresses, Words, space};
 use crate::memory::order::scope;
 use crate::memory::strong::{Manner, manner};
 
@@ -356,9 +356,10 @@ fn load(f: &mut Form<'_>) -> Option<ExecFn> {
         layout.space(),
         exec!(|w, i, m| {
             let layout = Layout(i.aux);
-            let addresses = w.addresses(i, 0, 0, layout.wide_address(), m)?;
+            let (mut addresses, mut got) = (Addresses::EMPTY, Words::EMPTY);
+            w.addresses_into(i, (0, 0), layout.wide_address(), m, &mut addresses)?;
             w.manner = layout.scope();
-            let got = w.load::<WORDS, SPACE>(&addresses, m, layout.total())?;
+            w.load_into::<WORDS, SPACE>(&addresses, m, layout.total(), &mut got)?;
             w.manner = scope::WEAK;
             deliver(w, i, m, layout, &got);
             Ok(Flow::Next)
@@ -481,7 +482,8 @@ fn store(f: &mut Form<'_>) -> Option<ExecFn> {
         layout.space(),
         exec!(|w, i, m| {
             let layout = Layout(i.aux);
-            let addresses = w.addresses(i, 0, 0, layout.wide_address(), m)?;
+            let mut addresses = Addresses::EMPTY;
+            w.addresses_into(i, (0, 0), layout.wide_address(), m, &mut addresses)?;
             let data = collect::<WORDS>(w, i, layout);
             w.store::<WORDS, SPACE>(&addresses, m, layout.total(), &data)?;
             Ok(Flow::Next)

@@ -223,6 +223,12 @@ impl Factors for Eights {
     }
 }
 
+/// Where column `n` is kept: the even ones first.
+#[inline(always)]
+fn place(n: usize) -> usize {
+    n % 2 * 4 + n / 2
+}
+
 /// D = A * B + C for A of 16 x K and B of K x 8.
 #[inline(always)]
 fn mma<F: Factors, const K: usize>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
@@ -230,13 +236,13 @@ fn mma<F: Factors, const K: usize>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
     let ([code_a, code_b, _], half) = (spec.types(), spec.half());
     let parts = K / F::WIDTH;
     let mut tile = [0.0f32; 128];
-    // B, k-major: row k has the 8 columns.
+    // B, k-major: row k has the 8 columns, the even ones first, as the registers of C do.
     let mut b = [[0.0f32; 8]; K];
     for part in 0..parts {
         F::widen(&w.r32(i.s[3 * parts - parts + part]).0, code_b, &mut tile);
         for k in 0..F::WIDTH {
             for n in 0..8 {
-                b[F::WIDTH * part + k][n] = tile[F::WIDTH * n + k];
+                b[F::WIDTH * part + k][place(n)] = tile[F::WIDTH * n + k];
             }
         }
     }
@@ -255,12 +261,18 @@ fn mma<F: Factors, const K: usize>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
         let first = 3 * parts + if half { upper } else { 2 * upper };
         if half {
             Halves::widen(&w.r32(i.s[first]).0, F16_CODE, &mut tile);
-            c.copy_from_slice(&tile[..64]);
+            for row in 0..8 {
+                for n in 0..8 {
+                    c[8 * row + place(n)] = tile[8 * row + n];
+                }
+            }
         } else {
             let (even, odd) = (&w.r32(i.s[first]).0, &w.r32(i.s[first + 1]).0);
-            for lane in 0..32 {
-                c[2 * lane] = f32::from_bits(even[lane]);
-                c[2 * lane + 1] = f32::from_bits(odd[lane]);
+            for row in 0..8 {
+                for t in 0..4 {
+                    c[8 * row + t] = f32::from_bits(even[4 * row + t]);
+                    c[8 * row + 4 + t] = f32::from_bits(odd[4 * row + t]);
+                }
             }
         }
         match rule(w.launch.mma, spec, F::WIDTH) {
@@ -268,20 +280,26 @@ fn mma<F: Factors, const K: usize>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
             Some(rule) => simd::multiply_exactly(&rule, a.as_flattened(), &b, c),
         }
     }
-    let valid = [0, 1].map(|upper| validity(w, i, 2, parts, upper));
+    let valid = match initialised(w, i) {
+        true => [[u32::MAX; 2]; 2],
+        false => [0, 1].map(|upper| validity(w, i, 2, parts, upper)),
+    };
     for upper in 0..2 {
         let (c, valid) = (&c[upper], valid[upper]);
         if half {
             let mut out = [0; 32];
             for lane in 0..32 {
-                out[lane] = round_half(c[2 * lane]) | round_half(c[2 * lane + 1]) << 16;
+                let at = 8 * (lane / 4) + lane % 4;
+                out[lane] = round_half(c[at]) | round_half(c[at + 4]) << 16;
             }
             w.set32(i.d[upper], m, valid[0] & valid[1], &out);
         } else {
             let (mut even, mut odd) = ([0; 32], [0; 32]);
-            for lane in 0..32 {
-                even[lane] = canonical(c[2 * lane]);
-                odd[lane] = canonical(c[2 * lane + 1]);
+            for row in 0..8 {
+                for t in 0..4 {
+                    even[4 * row + t] = canonical(c[8 * row + t]);
+                    odd[4 * row + t] = canonical(c[8 * row + 4 + t]);
+                }
             }
             w.set32(i.d[2 * upper], m, valid[0], &even);
             w.set32(i.d[2 * upper + 1], m, valid[1], &odd);
@@ -358,6 +376,16 @@ fn round_half(value: f32) -> u32 {
     }
 }
 
+/// Whether all lanes of all sources were written.
+#[inline(always)]
+fn initialised(w: &Warp<'_>, i: &Inst) -> bool {
+    let mut all = u32::MAX;
+    for slot in &i.s[..usize::from(i.ns).min(i.s.len())] {
+        all &= w.valid32(*slot);
+    }
+    all == u32::MAX
+}
+
 /// Which lanes of the two destinations (of this block of 8 rows, of `halves`) depend on
 /// initialised values only. `parts` is how many registers B has.
 #[inline(always)]
@@ -368,11 +396,7 @@ pub(super) fn validity(
     parts: usize,
     upper: usize,
 ) -> [u32; 2] {
-    let all =
-        i.s.iter()
-            .take(usize::from(i.ns))
-            .fold(u32::MAX, |all, slot| all & w.valid32(*slot));
-    if all == u32::MAX {
+    if initialised(w, i) {
         return [u32::MAX; 2];
     }
     partial_validity(halves, parts, upper, usize::from(i.nd), |k| {

@@ -162,7 +162,15 @@ pub(super) fn run_group(
             }
         }
         if active != 0 || inst.always {
-            match (inst.exec)(warp, inst, active) {
+            let flow = (inst.exec)(warp, inst, active);
+            if flow == Flow::Next {
+                group.pc += 1;
+                if group.pc >= stop {
+                    break;
+                }
+                continue;
+            }
+            match flow {
                 Flow::Next => {}
                 Flow::Fault => return Err(faulted(warp)),
                 Flow::Jump => {

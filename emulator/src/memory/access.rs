@@ -109,50 +109,95 @@ impl Warp<'_> {
         wide: bool,
         mask: u32,
     ) -> Result<Addresses, Box<Fault>> {
+        let mut out = Addresses::EMPTY;
+        self.addresses_into(inst, (k, n), wide, mask, &mut out)?;
+        Ok(out)
+    }
+
+    /// [`Warp::addresses`] without copying them.
+    #[inline(always)]
+    pub(crate) fn addresses_into(
+        &self,
+        inst: &Inst,
+        (k, n): (usize, usize),
+        wide: bool,
+        mask: u32,
+        out: &mut Addresses,
+    ) -> Result<(), Box<Fault>> {
         let offset = inst.imm[n] as u64;
-        let mut at = [0; 32];
         if wide {
             self.need(mask, self.valid64(inst.s[k]), "the address")?;
             let base = self.r64(inst.s[k]);
             for lane in 0..32 {
-                at[lane] = base.0[lane].wrapping_add(offset);
+                out.at[lane] = base.0[lane].wrapping_add(offset);
             }
         } else {
             self.need(mask, self.valid32(inst.s[k]), "the address")?;
             let base = self.r32(inst.s[k]);
             for lane in 0..32 {
-                at[lane] = u64::from(base.0[lane].wrapping_add(offset as u32));
+                out.at[lane] = u64::from(base.0[lane].wrapping_add(offset as u32));
             }
         }
-        Ok(Addresses::new(at, mask))
+        out.finish(mask);
+        Ok(())
     }
 }
 
 impl Addresses {
+    pub(crate) const EMPTY: Addresses = Addresses {
+        at: [0; 32],
+        least: 0,
+        greatest: 0,
+        low_bits: 0,
+    };
+
     #[inline(always)]
-    pub(crate) fn new(mut at: [u64; 32], mask: u32) -> Addresses {
+    pub(crate) fn new(at: [u64; 32], mask: u32) -> Addresses {
+        let mut out = Addresses {
+            at,
+            ..Addresses::EMPTY
+        };
+        out.finish(mask);
+        out
+    }
+
+    /// Fills in the rest once the addresses of the lanes in `mask` are there.
+    #[inline(always)]
+    fn finish(&mut self, mask: u32) {
+        let first = self.at[mask.trailing_zeros() as usize % 32];
         if mask != u32::MAX {
-            let first = at[mask.trailing_zeros() as usize % 32];
             for lane in 0..32 {
-                at[lane] = if mask >> lane & 1 != 0 {
-                    at[lane]
+                self.at[lane] = if mask >> lane & 1 != 0 {
+                    self.at[lane]
                 } else {
                     first
                 };
             }
         }
-        let (mut least, mut greatest, mut low_bits) = (at[0], at[0], 0);
+        let (mut differ, mut low_bits) = (0, 0);
         for lane in 0..32 {
-            least = least.min(at[lane]);
-            greatest = greatest.max(at[lane]);
-            low_bits |= at[lane];
+            differ |= self.at[lane] ^ first;
+            low_bits |= self.at[lane];
         }
-        Addresses {
-            at,
-            least,
-            greatest,
-            low_bits,
+        self.low_bits = low_bits;
+        if differ >> 32 == 0 {
+            // Mostly they have their upper halves in common, and 32 bits compare faster.
+            let (mut least, mut greatest) = (u32::MAX, 0);
+            for lane in 0..32 {
+                least = least.min(self.at[lane] as u32);
+                greatest = greatest.max(self.at[lane] as u32);
+            }
+            let upper = first >> 32 << 32;
+            (self.least, self.greatest) = (upper | u64::from(least), upper | u64::from(greatest));
+        } else {
+            self.far();
         }
+    }
+
+    #[cold]
+    fn far(&mut self) {
+        self.least = self.at.iter().copied().min().unwrap_or(0);
+        self.greatest = self.at.iter().copied().max().unwrap_or(0);
     }
 }
 
@@ -163,21 +208,33 @@ pub(crate) fn wavefronts<const W: usize>(offsets: &[u32; 32], mask: u32) -> (u64
     let (width, lanes) = (4 * W as u32, 32 / W);
     // The usual cases, for the whole warp at once: side by side, or all the same.
     if mask == u32::MAX {
-        let (mut contiguous, mut same) = (true, true);
+        let (mut apart, mut differ) = (0, 0);
         for lane in 0..32 {
-            contiguous &= offsets[lane] == offsets[0].wrapping_add(lane as u32 * width);
-            same &= offsets[lane] == offsets[0];
+            apart |= offsets[lane] ^ offsets[0].wrapping_add(lane as u32 * width);
+            differ |= offsets[lane] ^ offsets[0];
         }
-        if contiguous || same {
+        if apart == 0 || differ == 0 {
             return (W as u64, W as u64);
         }
+    }
+    let mut banks = [0u32; 32];
+    for lane in 0..32 {
+        banks[lane] = 1 << (offsets[lane] / width % lanes as u32);
     }
     let (mut total, mut ideal) = (0, 0);
     for first in (0..32).step_by(lanes) {
         let active = mask >> first & (u32::MAX >> (32 - lanes));
         if active != 0 {
             ideal += 1;
-            total += passes::<W>(&offsets[first..first + lanes], active);
+            // Each lane in a bank of its own, or else it has to be counted.
+            let used = banks[first..first + lanes]
+                .iter()
+                .fold(0, |all, bank| all | bank);
+            total += if active & used == u32::MAX >> (32 - lanes) {
+                1
+            } else {
+                passes::<W>(&offsets[first..first + lanes], active)
+            };
         }
     }
     (total, ideal)

@@ -37,6 +37,29 @@ impl Bytes {
             .unwrap_or([0; N])
     }
 
+    /// `count` words, a multiple of 8, if they start at a multiple of 32 bytes and all were written.
+    #[inline(always)]
+    pub(crate) fn row(&self, offset: u32, count: usize) -> Option<&[u32]> {
+        let (at, first) = (offset as usize / 4, offset as usize / 32);
+        let valid = self.valid.get(first..first + count / 8)?;
+        let all = valid.iter().fold(u32::MAX, |all, word| all & word);
+        (all == u32::MAX && offset.is_multiple_of(32)).then_some(self.words.get(at..at + count)?)
+    }
+
+    /// Stores initialised words from a multiple of 32 bytes; whether they start there.
+    #[inline(always)]
+    pub(crate) fn set_row(&mut self, offset: u32, values: &[u32]) -> bool {
+        let (at, first) = (offset as usize / 4, offset as usize / 32);
+        let valid = self.valid.get_mut(first..first + values.len() / 8);
+        let words = self.words.get_mut(at..at + values.len());
+        let (true, Some(valid), Some(words)) = (offset.is_multiple_of(32), valid, words) else {
+            return false;
+        };
+        words.copy_from_slice(values);
+        valid.fill(u32::MAX);
+        true
+    }
+
     #[inline(always)]
     pub(crate) fn set_words<const N: usize>(&mut self, offset: u32, values: [u32; N]) {
         let at = offset as usize / 4;

@@ -4,8 +4,8 @@
 //! or if the thread of the later one knows of it, see [`super::order`]. Two accesses that conflict and
 //! are not ordered race, unless both are strong and each is in the scope of the other.
 //!
-//! Per 16 bytes there is one record of the last write and of the reads since, split into words as
-//! soon as an access is smaller. Where the record cannot hold all that happened (several readers of
+//! Per 16 bytes there is one record of the last write and of the reads since, of one thread or of
+//! several side by side, split into words as soon as the access of another kind is smaller. Where the record cannot hold all that happened (several readers of
 //! different ticks, writers of different bytes of a word, readers of several blocks) it forgets in the direction of
 //! silence. Strong reads are checked and not recorded.
 
@@ -14,8 +14,6 @@ use super::order::{Who, inclusive, scope};
 
 /// No thread, or more than one.
 const MANY: u16 = u16::MAX;
-/// As the writer of a record: split, and `readers` is the index of its words.
-const SPLIT: u16 = u16::MAX - 1;
 
 /// What an access does to a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,27 +40,145 @@ pub(crate) struct Conflict {
     pub pc: u16,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-struct Record {
-    /// Tick of the last write; 0: none.
-    wtick: u32,
-    /// Tick of the reads since; 0: none.
-    rtick: u32,
-    /// Warps that have read.
-    readers: u32,
-    wthread: u16,
-    rthread: u16,
-    wpc: u16,
-    rpc: u16,
-    /// Bytes written (of a word; all of them for 16 bytes).
-    wbytes: u8,
-    rbytes: u8,
-    atomic: bool,
-    /// Scope of the write.
-    strong: u8,
+/// Tick (0 for never) and thread of an access, how it is spread over threads, and its bytes; of a
+/// write also its scope and whether it was atomic. In one word, so that ticks compare as the whole does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Mark(u64);
+
+impl Mark {
+    #[inline(always)]
+    fn new(tick: u32, thread: u16, spread: u8, bytes: u8) -> Mark {
+        let low = u64::from(thread) << 16 | u64::from(spread) << 4 | u64::from(bytes);
+        Mark(u64::from(tick) << 32 | low)
+    }
+
+    /// The same as a write of this scope.
+    #[inline(always)]
+    fn written(self, strong: u8, atomic: bool) -> Mark {
+        Mark(self.0 | u64::from(strong) << 6 | u64::from(atomic) << 8)
+    }
+
+    #[inline(always)]
+    fn tick(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+    #[inline(always)]
+    fn thread(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+    /// Word `n` of 16 bytes was accessed by `thread + (n << spread >> 2)`.
+    #[inline(always)]
+    fn spread(self) -> u8 {
+        self.0 as u8 >> 4 & 3
+    }
+    /// Bytes of a word; all of them for more.
+    #[inline(always)]
+    fn bytes(self) -> u8 {
+        self.0 as u8 & 0xf
+    }
+    #[inline(always)]
+    fn strong(self) -> u8 {
+        self.0 as u8 >> 6
+    }
+    #[inline(always)]
+    fn atomic(self) -> bool {
+        self.0 >> 8 & 1 != 0
+    }
+
+    /// Whether the threads of each word are those of the other mark.
+    #[inline(always)]
+    fn same_threads(self, other: Mark) -> bool {
+        (self.0 ^ other.0) & 0xffff_0030 == 0
+    }
+
+    /// The same, of more than one thread.
+    #[inline(always)]
+    fn many(self) -> Mark {
+        Mark(self.0 & !0x30 | u64::from(MANY) << 16)
+    }
+
+    /// The mark of word `n` alone.
+    fn word(self, n: u16) -> Mark {
+        if self.thread() == MANY {
+            return self;
+        }
+        Mark((self.0 & !0x30) + (u64::from(n << self.spread() >> 2) << 16))
+    }
 }
 
+#[derive(Debug, Clone, Copy, Default)]
+struct Record {
+    /// The last write.
+    write: Mark,
+    /// The reads since: the least tick of all.
+    read: Mark,
+    /// Warps that have read.
+    readers: u32,
+    wpc: u16,
+    rpc: u16,
+}
+
+/// The write of a record that is split: `readers` is the index of its words.
+const SPLIT: Mark = Mark(u64::MAX);
+
 impl Record {
+    /// An access to all of the record by one thread (or by several side by side, as the mark says),
+    /// if it is told quickly that it conflicts with nothing; otherwise nothing happens.
+    #[inline(always)]
+    fn settle<const GLOBAL: bool>(&mut self, who: &Who<'_>, mark: Mark, touch: Touch) -> bool {
+        let near = |tick: u32| !GLOBAL || who.owner(tick) == who.block;
+        let floor = u64::from(who.floor) << 32;
+        let old = |mark: Mark| mark.tick() == 0 || mark.0 < floor && near(mark.tick());
+        let own = |other: Mark| other.same_threads(mark) && near(other.tick());
+        if !(old(self.write) || own(self.write)) {
+            return false;
+        }
+        match touch {
+            Touch::Read if who.strong != scope::WEAK => true,
+            // The same threads read once more, or one of many does: there is nothing new to note.
+            Touch::Read if self.read == mark => true,
+            Touch::Read if self.read == mark.many() => {
+                self.readers |= 1 << (who.warp % 32);
+                true
+            }
+            Touch::Read => {
+                // Spread in another way, some words would have the same thread and others not.
+                let alike = old(self.read)
+                    || self.read.spread() == mark.spread()
+                    || self.read.thread() == MANY;
+                if alike {
+                    self.read::<GLOBAL>(who, mark);
+                }
+                alike
+            }
+            Touch::Write => {
+                if !(old(self.read) || own(self.read)) {
+                    return false;
+                }
+                *self = Record {
+                    write: mark.written(who.strong, false),
+                    wpc: who.pc,
+                    ..Record::default()
+                };
+                true
+            }
+            Touch::Atomic => false,
+        }
+    }
+
+    fn is_split(&self) -> bool {
+        self.write == SPLIT
+    }
+
+    /// The record of word `n` alone.
+    fn word(&self, n: u16) -> Record {
+        Record {
+            write: self.write.word(n),
+            read: self.read.word(n),
+            ..*self
+        }
+    }
+
     /// `GLOBAL`: other blocks may have left their marks.
     #[inline(always)]
     fn touch<const GLOBAL: bool>(
@@ -72,37 +188,34 @@ impl Record {
         touch: Touch,
         bytes: u8,
     ) -> Option<Conflict> {
-        let thread = (who.warp * 32 + lane) as u16;
+        let mark = Mark::new(who.stamp, (who.warp * 32 + lane) as u16, 0, bytes);
         let near = |tick: u32| !GLOBAL || who.owner(tick) == who.block;
-        if self.wtick != 0
-            && (self.wtick >= who.floor || GLOBAL)
-            && self.wbytes & bytes != 0
-            && !(self.wthread == thread && near(self.wtick))
+        // Whether an earlier access has to be looked at closely.
+        let meets = |other: Mark| {
+            other.tick() != 0
+                && (other.tick() >= who.floor || GLOBAL)
+                && other.bytes() & bytes != 0
+                && !(other.same_threads(mark) && near(other.tick()))
+        };
+        if meets(self.write)
             && let Some(conflict) = self.wrote::<GLOBAL>(who, lane)
         {
             return Some(conflict);
         }
         if touch == Touch::Read {
             if who.strong == scope::WEAK {
-                self.read::<GLOBAL>(who, thread, bytes);
+                self.read::<GLOBAL>(who, mark);
             }
             return None;
         }
-        if self.rtick != 0
-            && (self.rtick >= who.floor || GLOBAL)
-            && self.rbytes & bytes != 0
-            && !(self.rthread == thread && near(self.rtick))
+        if meets(self.read)
             && let Some(conflict) = self.was_read::<GLOBAL>(who, lane)
         {
             return Some(conflict);
         }
         *self = Record {
-            wtick: who.stamp,
-            wthread: thread,
+            write: mark.written(who.strong, touch == Touch::Atomic),
             wpc: who.pc,
-            wbytes: bytes,
-            atomic: touch == Touch::Atomic,
-            strong: who.strong,
             ..Record::default()
         };
         None
@@ -110,21 +223,24 @@ impl Record {
 
     /// Notes a weak read.
     #[inline(always)]
-    fn read<const GLOBAL: bool>(&mut self, who: &Who<'_>, thread: u16, bytes: u8) {
+    fn read<const GLOBAL: bool>(&mut self, who: &Who<'_>, mark: Mark) {
+        let tick = self.read.tick();
         let old = match GLOBAL {
-            false => self.rtick < who.floor,
-            true => who.owner(self.rtick) != who.block || self.rtick < who.floor,
+            false => tick < who.floor,
+            true => who.owner(tick) != who.block || tick < who.floor,
         };
+        let warp = 1 << (who.warp % 32);
         if old {
-            self.rtick = who.stamp;
-            self.readers = 1 << (who.warp % 32);
-            self.rthread = thread;
-            self.rbytes = bytes;
+            self.read = mark;
+            self.readers = warp;
         } else {
-            self.rtick = self.rtick.min(who.stamp);
-            self.readers |= 1 << (who.warp % 32);
-            self.rthread = if self.rthread == thread { thread } else { MANY };
-            self.rbytes |= bytes;
+            let bytes = self.read.bytes() | mark.bytes();
+            let (thread, spread) = match self.read.same_threads(mark) {
+                true => (mark.thread(), mark.spread()),
+                false => (MANY, 0),
+            };
+            self.read = Mark::new(tick.min(mark.tick()), thread, spread, bytes);
+            self.readers |= warp;
         }
         self.rpc = who.pc;
     }
@@ -133,26 +249,27 @@ impl Record {
     #[inline(always)]
     fn wrote<const GLOBAL: bool>(&self, who: &Who<'_>, lane: u32) -> Option<Conflict> {
         let block = if GLOBAL {
-            who.owner(self.wtick)
+            who.owner(self.write.tick())
         } else {
             who.block
         };
-        if inclusive(self.strong, who.strong, block == who.block) {
+        if inclusive(self.write.strong(), who.strong, block == who.block) {
             return None;
         }
-        let (warp, other) = (u32::from(self.wthread) / 32, u32::from(self.wthread) % 32);
-        if block == who.block && who.after(warp, self.wtick)
-            || who.told(lane, block, warp, Some(other), self.wtick)
+        let (thread, tick) = (u32::from(self.write.thread()), self.write.tick());
+        let (warp, other) = (thread / 32, thread % 32);
+        if block == who.block && who.after(warp, tick)
+            || who.told(lane, block, warp, Some(other), tick)
         {
             return None;
         }
         Some(Conflict {
-            touch: if self.atomic {
+            touch: if self.write.atomic() {
                 Touch::Atomic
             } else {
                 Touch::Write
             },
-            strong: self.strong,
+            strong: self.write.strong(),
             block,
             warp,
             lane: Some(other),
@@ -164,15 +281,16 @@ impl Record {
     #[inline(always)]
     fn was_read<const GLOBAL: bool>(&self, who: &Who<'_>, lane: u32) -> Option<Conflict> {
         let block = if GLOBAL {
-            who.owner(self.rtick)
+            who.owner(self.read.tick())
         } else {
             who.block
         };
-        let other = (self.rthread != MANY).then_some(u32::from(self.rthread) % 32);
+        let (thread, tick) = (self.read.thread(), self.read.tick());
+        let other = (thread != MANY).then_some(u32::from(thread) % 32);
         let unordered = |warp: &usize| {
             let warp = *warp as u32;
-            !(block == who.block && who.after(warp, self.rtick)
-                || who.told(lane, block, warp, other, self.rtick))
+            !(block == who.block && who.after(warp, tick)
+                || who.told(lane, block, warp, other, tick))
         };
         let warp = lanes_of(self.readers).find(unordered)?;
         Some(Conflict {
@@ -184,6 +302,17 @@ impl Record {
             pc: self.rpc,
         })
     }
+}
+
+/// Whether eight lanes access `bytes` bytes each that lie side by side, from a multiple of 16.
+#[inline(always)]
+pub(super) fn side_by_side(run: &[u32], bytes: u32) -> bool {
+    let first = run[0];
+    let mut wrong = first % 16;
+    for (lane, offset) in run.iter().enumerate() {
+        wrong |= *offset ^ first.wrapping_add(lane as u32 * bytes);
+    }
+    wrong == 0
 }
 
 /// The records of a block's shared memory, or of a page of global memory.
@@ -218,18 +347,69 @@ impl<const GLOBAL: bool> Shadow<GLOBAL> {
         bytes: u32,
         touch: Touch,
     ) -> Option<(Conflict, usize)> {
-        lanes_of(mask).find_map(|lane| {
-            let conflict = self.touch(who, lane as u32, offsets[lane], bytes, touch);
-            conflict.map(|conflict| (conflict, lane))
-        })
+        let mut left = mask;
+        if mask == u32::MAX && bytes >= 4 {
+            if offsets[1] == offsets[0] && touch == Touch::Read && *offsets == [offsets[0]; 32] {
+                // What two lanes leave behind, all of them would.
+                left = 0b11;
+            }
+            for quarter in 0..4 {
+                let run = &offsets[8 * quarter..8 * quarter + 8];
+                if side_by_side(run, bytes)
+                    && self.settle(who, 8 * quarter as u32, run[0], bytes, touch)
+                {
+                    left &= !(0xff << (8 * quarter));
+                }
+            }
+        }
+        while left != 0 {
+            let lane = left.trailing_zeros();
+            left &= left - 1;
+            let conflict = self.touch(who, lane, offsets[lane as usize], bytes, touch);
+            if let Some(conflict) = conflict {
+                return Some((conflict, lane as usize));
+            }
+        }
+        None
+    }
+
+    /// Eight lanes from `lane` on access `bytes` bytes each, side by side from a multiple of 16: whether
+    /// it was told quickly that this conflicts with nothing. If not, each lane has to be looked at, which
+    /// does no harm to what was done already.
+    #[inline(always)]
+    pub(super) fn settle(
+        &mut self,
+        who: &Who<'_>,
+        lane: u32,
+        offset: u32,
+        bytes: u32,
+        touch: Touch,
+    ) -> bool {
+        let (first, count) = (offset as usize / 16, bytes as usize / 2);
+        let spread = match bytes {
+            16 => 0,
+            8 => 1,
+            _ => 2,
+        };
+        let Some(run) = self.granules.get_mut(first..first + count) else {
+            return false;
+        };
+        let mut mark = Mark::new(who.stamp, (who.warp * 32 + lane) as u16, spread, 0xf);
+        for record in run {
+            if !record.settle::<GLOBAL>(who, mark, touch) {
+                return false;
+            }
+            mark.0 += 1 << (16 + spread);
+        }
+        true
     }
 
     /// The records of the words of the granule at `offset`.
     fn words_at(&self, offset: u32) -> Option<[Record; 4]> {
         let granule = self.granules.get(offset as usize / 16)?;
-        match granule.wthread {
-            SPLIT => self.words.get(granule.readers as usize).copied(),
-            _ => Some([*granule; 4]),
+        match granule.is_split() {
+            true => self.words.get(granule.readers as usize).copied(),
+            false => Some([0, 1, 2, 3].map(|n| granule.word(n))),
         }
     }
 
@@ -254,19 +434,19 @@ impl<const GLOBAL: bool> Shadow<GLOBAL> {
             0xf
         };
         let hit = |(n, word): &(usize, &Record)| {
-            touched(*n) && word.wtick != 0 && word.wbytes & mask != 0
+            touched(*n) && word.write.tick() != 0 && word.write.bytes() & mask != 0
         };
         let (_, word) = words.iter().enumerate().find(hit)?;
         Some(Conflict {
-            touch: if word.atomic {
+            touch: if word.write.atomic() {
                 Touch::Atomic
             } else {
                 Touch::Write
             },
-            strong: word.strong,
-            block: block_of(word.wtick),
-            warp: u32::from(word.wthread) / 32,
-            lane: Some(u32::from(word.wthread) % 32),
+            strong: word.write.strong(),
+            block: block_of(word.write.tick()),
+            warp: u32::from(word.write.thread()) / 32,
+            lane: Some(u32::from(word.write.thread()) % 32),
             pc: word.wpc,
         })
     }
@@ -274,11 +454,11 @@ impl<const GLOBAL: bool> Shadow<GLOBAL> {
     /// Whether anything in here conflicts with what another worker's blocks did to the same page.
     pub(crate) fn clashes(&self, other: &Self) -> bool {
         let clash = |a: &Record, b: &Record| {
-            let both = |x: u8, y: u8| x & y != 0;
-            let writes = a.wtick != 0 && b.wtick != 0 && both(a.wbytes, b.wbytes);
-            writes && !inclusive(a.strong, b.strong, false)
-                || a.wtick != 0 && b.rtick != 0 && both(a.wbytes, b.rbytes)
-                || b.wtick != 0 && a.rtick != 0 && both(b.wbytes, a.rbytes)
+            let both =
+                |x: Mark, y: Mark| x.tick() != 0 && y.tick() != 0 && x.bytes() & y.bytes() != 0;
+            both(a.write, b.write) && !inclusive(a.write.strong(), b.write.strong(), false)
+                || both(a.write, b.read)
+                || both(b.write, a.read)
         };
         (0..self.granules.len() as u32 * 16)
             .step_by(16)
@@ -303,8 +483,15 @@ impl<const GLOBAL: bool> Shadow<GLOBAL> {
         touch: Touch,
     ) -> Option<Conflict> {
         let granule = self.granules.get_mut(offset as usize / 16)?;
-        if bytes == 16 && granule.wthread != SPLIT {
-            return granule.touch::<GLOBAL>(who, lane, touch, 0xf);
+        if bytes == 16 {
+            let mark = Mark::new(who.stamp, (who.warp * 32 + lane) as u16, 0, 0xf);
+            if granule.settle::<GLOBAL>(who, mark, touch) {
+                return None;
+            }
+            let spread = granule.write.spread() | granule.read.spread();
+            if !granule.is_split() && spread == 0 {
+                return granule.touch::<GLOBAL>(who, lane, touch, 0xf);
+            }
         }
         self.touch_words(who, lane, offset, bytes, touch)
     }
@@ -318,8 +505,8 @@ impl<const GLOBAL: bool> Shadow<GLOBAL> {
         touch: Touch,
     ) -> Option<Conflict> {
         let granule = self.granules.get_mut(offset as usize / 16)?;
-        if granule.wthread != SPLIT {
-            let words = [*granule; 4];
+        if !granule.is_split() {
+            let words = [0, 1, 2, 3].map(|n| granule.word(n));
             let index = match self.free.pop() {
                 Some(index) => {
                     self.words[index as usize] = words;
@@ -331,7 +518,7 @@ impl<const GLOBAL: bool> Shadow<GLOBAL> {
                 }
             };
             *granule = Record {
-                wthread: SPLIT,
+                write: SPLIT,
                 readers: index,
                 ..Record::default()
             };
@@ -511,5 +698,52 @@ mod tests {
             Touch::Atomic
         ));
         assert!(conflict(&mut shadow, &clocks, (1, 3), (8, 4), Touch::Read));
+    }
+
+    /// What all lanes of a warp leave behind at once is what they would one by one.
+    #[test]
+    fn rows_are_as_their_lanes() {
+        for seed in 0..300 {
+            let mut random = crate::machine::Random::new(seed, 0);
+            let mut clocks = order(2);
+            let mut rows: Shadow = Shadow::new(2048);
+            let mut lanes: Shadow = Shadow::new(2048);
+            for step in 0..60 {
+                if random.below(4) == 0 {
+                    meet(&mut clocks, &[0, 1]);
+                }
+                let warp = random.below(2) as usize;
+                let bytes = [4, 8, 16][random.below(3) as usize];
+                let touch = [Touch::Read, Touch::Write][random.below(2) as usize];
+                let first = 16 * random.below(4) as u32;
+                let (stride, shift) = match random.below(6) {
+                    0 => (0, 0),
+                    1 => (2 * bytes, 0),
+                    2 => (bytes, random.below(32) as u32),
+                    _ => (bytes, 0),
+                };
+                let offsets: [u32; 32] =
+                    std::array::from_fn(|lane| first + (lane as u32 + shift) % 32 * stride);
+                let mask = match random.below(3) {
+                    0 => random.next() as u32,
+                    _ => u32::MAX,
+                };
+                let who = clocks.who(0, warp, step, 0);
+                let all = rows.touch_lanes(&who, &offsets, mask, bytes, touch);
+                let each = lanes_of(mask).find_map(|lane| {
+                    let found = lanes.touch_words(&who, lane as u32, offsets[lane], bytes, touch);
+                    found.map(|conflict| (conflict, lane))
+                });
+                assert_eq!(all.is_some(), each.is_some(), "seed {seed}, step {step}");
+                if let (Some((a, at)), Some((b, lane))) = (all, each) {
+                    assert_eq!(
+                        (a.touch, a.warp, at),
+                        (b.touch, b.warp, lane),
+                        "seed {seed}"
+                    );
+                    break;
+                }
+            }
+        }
     }
 }

@@ -14,9 +14,22 @@ impl Warp<'_> {
         mask: u32,
         bytes: u32,
     ) -> Result<Words<W>, Box<Fault>> {
+        let mut out = Words::EMPTY;
+        self.load_into::<W, SPACE>(addresses, mask, bytes, &mut out)?;
+        Ok(out)
+    }
+
+    /// [`Warp::load`] into words that are [`Words::EMPTY`], which saves copying them.
+    #[inline(always)]
+    pub(crate) fn load_into<const W: usize, const SPACE: u8>(
+        &mut self,
+        addresses: &Addresses,
+        mask: u32,
+        bytes: u32,
+        out: &mut Words<W>,
+    ) -> Result<(), Box<Fault>> {
         let bytes = if W > 1 { 4 * W as u32 } else { bytes };
         self.aligned(SPACE, Access::Read, addresses, mask, bytes)?;
-        let mut out = Words::EMPTY;
         // Lanes of which not every byte is initialised.
         let mut doubtful = 0;
         let mut low = [0; 32];
@@ -27,6 +40,12 @@ impl Warp<'_> {
                     self.offsets(SPACE, Access::Read, addresses, (mask, bytes), window)?;
                 self.touch_shared::<W>(Access::Read, &offsets, mask, bytes)?;
                 let memory = &self.shared.bytes;
+                if let Some(first) = row(&offsets, mask, bytes)
+                    && let Some(row) = memory.row(first, 32 * W)
+                {
+                    out.words.as_flattened_mut().copy_from_slice(row);
+                    return Ok(());
+                }
                 each_lane(mask, |lane| {
                     let at = offsets[lane];
                     out.words[lane] = memory.words(at & !3);
@@ -36,9 +55,7 @@ impl Warp<'_> {
                     if self.shared.copies != 0 {
                         self.not_pending(Access::Read, offsets[lane], lane)?;
                     }
-                    clear(&mut out, lane, |n| {
-                        memory.initialised(offsets[lane] + 4 * n, 4)
-                    });
+                    clear(out, lane, |n| memory.initialised(offsets[lane] + 4 * n, 4));
                 }
                 low = offsets;
             }
@@ -53,7 +70,7 @@ impl Warp<'_> {
                     let (at, memory) = (offsets[lane], &self.local[lane]);
                     out.words[lane] = memory.words(at & !3);
                     if !memory.initialised(at, bytes) {
-                        clear(&mut out, lane, |n| memory.initialised(at + 4 * n, 4));
+                        clear(out, lane, |n| memory.initialised(at + 4 * n, 4));
                     }
                 });
                 low = offsets;
@@ -73,7 +90,7 @@ impl Warp<'_> {
                 low = offsets;
             }
             _ => {
-                let (words, low) = (&mut out, &mut low);
+                let (words, low) = (&mut *out, &mut low);
                 self.each_global(
                     SPACE,
                     Access::Read,
@@ -96,7 +113,7 @@ impl Warp<'_> {
                     out.words[lane][0] >> (low[lane] % 4 * 8) & ((1 << (bytes * 8)) - 1);
             }
         }
-        Ok(out)
+        Ok(())
     }
 
     /// Stores `bytes` bytes per lane: 1, 2, or all of the `W` words.
@@ -119,6 +136,12 @@ impl Warp<'_> {
                 self.touch_shared::<W>(Access::Write, &offsets, mask, bytes)?;
                 self.overwrite(Window::Shared, addresses, mask, bytes);
                 let memory = &mut self.shared.bytes;
+                if valid
+                    && let Some(first) = row(&offsets, mask, bytes)
+                    && memory.set_row(first, data.words.as_flattened())
+                {
+                    return Ok(());
+                }
                 each_lane(mask, |lane| {
                     let at = offsets[lane];
                     if bytes >= 4 {
@@ -233,6 +256,16 @@ impl Warp<'_> {
             }),
         }
     }
+}
+
+/// Where a warp's accesses start, if all its lanes make one to whole words, side by side.
+#[inline(always)]
+fn row(offsets: &[u32; 32], mask: u32, bytes: u32) -> Option<u32> {
+    let mut wrong = !mask | u32::from(bytes < 4);
+    for (lane, offset) in offsets.iter().enumerate() {
+        wrong |= *offset ^ offsets[0].wrapping_add(lane as u32 * bytes);
+    }
+    (wrong == 0).then_some(offsets[0])
 }
 
 fn space_of(window: Window) -> u8 {

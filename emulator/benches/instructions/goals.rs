@@ -1,0 +1,121 @@
+//! The goals: checked arithmetic at 100 M warp instructions a second, `mma` m16n8k16 in 250 ns, an access
+//! to shared memory with its race check in 120 ns, 1 MB of PTX loaded in 0.3 s, two threads 1.8 times as
+//! fast as one. Attention is a goal of the bench `prefill` of `infer-kernels`, which has the kernel.
+
+use criterion::{Criterion, Throughput};
+use ptx_emulator::{Checks, Config, Emulator, Kernel, LaunchConfig};
+
+use crate::cpu_time::CpuTime;
+
+/// Times that a loop goes round.
+const ROUNDS: u64 = 200;
+/// Blocks of a launch, of 4 warps each.
+const BLOCKS: u64 = 16;
+const WARPS: u64 = 4 * BLOCKS;
+
+const MMA: &str = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f0,%f1,%f2,%f3}, {%r10,%r11,%r12,%r13}, {%r14,%r15}, {%f0,%f1,%f2,%f3};";
+
+/// A loop around a body, with 16 bytes of shared memory per thread at `%r2` and 4 at `%r3`.
+fn kernel(device: &Emulator, body: &str) -> Kernel {
+    let zeros: String = (10..20).map(|n| format!("mov.u32 %r{n}, {n};")).collect();
+    let ptx = format!(
+        ".version 7.8\n.target sm_80\n.address_size 64\n.visible .entry k()\n{{
+         .shared .align 128 .b8 s[8192]; .reg .b32 %r<40>; .reg .f32 %f<8>; .reg .pred %p<4>; {zeros}
+         mov.f32 %f0, 0f00000000; mov.f32 %f1, %f0; mov.f32 %f2, %f0; mov.f32 %f3, %f0;
+         mov.u32 %r1, %tid.x; mov.u32 %r4, s; mad.lo.u32 %r2, %r1, 16, %r4; mad.lo.u32 %r3, %r1, 4, %r4;
+         st.shared.v4.u32 [%r2], {{%r10, %r11, %r12, %r13}}; bar.sync 0; mov.u32 %r5, 0;
+         L: {body} add.u32 %r5, %r5, 1; setp.lt.u32 %p0, %r5, {ROUNDS}; @%p0 bra L; ret; }}"
+    );
+    let kernel = device.load(&ptx).and_then(|module| module.kernel("k"));
+    kernel.unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn device(threads: usize) -> Emulator {
+    Emulator::new(Config {
+        threads,
+        ..Config::default()
+    })
+}
+
+fn run(device: &Emulator, kernel: &Kernel) {
+    let shape = LaunchConfig {
+        grid: [BLOCKS as u32, 1, 1],
+        block: [128, 1, 1],
+        dynamic_smem: 0,
+    };
+    let result = device.launch(kernel, &shape, &[]);
+    result.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Name, body, and how many instructions of it are counted: all, or those that the goal is about.
+fn cases() -> Vec<(&'static str, String, u64)> {
+    let arithmetic = "add.s32 %r10, %r10, %r11; mad.lo.s32 %r12, %r10, %r11, %r12; xor.b32 %r13, %r12, %r10; shl.b32 %r14, %r13, 3;
+        lop3.b32 %r15, %r10, %r12, %r14, 0x96; fma.rn.f32 %f0, %f1, %f2, %f0; add.f32 %f3, %f0, %f1; max.f32 %f1, %f3, %f2;";
+    let repeat = |text: &str| text.repeat(8);
+    let u32 = "st.shared.u32 [%r3], %r10; bar.warp.sync -1; ld.shared.u32 %r16, [%r3];";
+    let v4 = "st.shared.v4.u32 [%r2], {%r10, %r11, %r12, %r13}; bar.warp.sync -1; ld.shared.v4.u32 {%r16, %r17, %r18, %r19}, [%r2];";
+    let matrix = "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r16, %r17, %r18, %r19}, [%r2];";
+    vec![
+        ("checked-alu", repeat(arithmetic), 64 + 3),
+        ("mma-m16n8k16-f16", repeat(MMA), 8),
+        ("shared-u32", repeat(u32), 16),
+        ("shared-v4", repeat(v4), 16),
+        ("ldmatrix-x4", repeat(matrix), 8),
+    ]
+}
+
+pub fn goals(criterion: &mut Criterion<CpuTime>) {
+    let mut group = criterion.benchmark_group("goals");
+    let device = device(1);
+    for (name, body, counted) in cases() {
+        let kernel = kernel(&device, &body);
+        group.throughput(Throughput::Elements(counted * ROUNDS * WARPS));
+        group.bench_function(name, |bencher| bencher.iter(|| run(&device, &kernel)));
+    }
+    let text = megabyte();
+    group.throughput(Throughput::Bytes(text.len() as u64));
+    group.bench_function("load-1MB", |bencher| {
+        bencher.iter(|| {
+            let module = device.load(&text).unwrap_or_else(|error| panic!("{error}"));
+            module
+                .kernel("k7")
+                .unwrap_or_else(|error| panic!("{error}"))
+        });
+    });
+    group.finish();
+}
+
+/// A megabyte of text: kernels of a thousand lines.
+fn megabyte() -> String {
+    let mut text = ".version 7.8\n.target sm_80\n.address_size 64\n".to_string();
+    for number in 0.. {
+        if text.len() >= 1 << 20 {
+            break;
+        }
+        text += &format!(
+            ".visible .entry k{number}(.param .u64 p)\n{{\n\t.reg .b32 \t%r<1000>;\n\t.reg .b64 \t%rd<9>;\n\tld.param.u64 \t%rd1, [p];\n\tld.global.u32 \t%r1, [%rd1];\n"
+        );
+        for line in 2..1000 {
+            let before = line - 1;
+            text += &format!("\tmad.lo.s32 \t%r{line}, %r{before}, %r1, {line};\n");
+        }
+        text += "\tst.global.u32 \t[%rd1+4], %r999;\n\tret;\n}\n";
+    }
+    text
+}
+
+/// One thread and two, by the clock on the wall.
+pub fn threads(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("threads");
+    for threads in [1, 2] {
+        let device = Emulator::new(Config {
+            checks: Checks::ALL,
+            ..device(threads).config().clone()
+        });
+        let kernel = kernel(&device, &MMA.repeat(8));
+        group.bench_function(threads.to_string(), |bencher| {
+            bencher.iter(|| run(&device, &kernel));
+        });
+    }
+    group.finish();
+}
