@@ -318,6 +318,21 @@ impl Emulator {
         self.inner.memory.write(address, bytes)
     }
 
+    /// Makes a range of memory hostile: every load that a kernel makes of it returns something else, as
+    /// the seed draws: what is there, something near, or whatever breaks those who do not check. It shows
+    /// whether a kernel checks what it uses, and uses what it has checked. The bytes themselves stay.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfBounds`] if the range does not lie in one allocation.
+    pub fn mark_hostile(&self, address: u64, len: u64) -> Result<(), MemoryError> {
+        self.inner.memory.mark_hostile(address, len)
+    }
+
+    /// Makes all memory harmless again.
+    pub fn clear_hostile(&self) {
+        self.inner.memory.clear_hostile();
+    }
+
     /// Reads bytes of memory, also where they were never written (see [`Emulator::initialised`]).
     ///
     /// # Errors
@@ -410,6 +425,7 @@ impl Emulator {
             checks: settings.checks,
             mma: settings.mma,
             seed: settings.seed,
+            hostile: self.inner.memory.hostile(),
             journal: None,
             budget: settings.budget,
             stack: settings.stack,

@@ -8,6 +8,7 @@ use super::prelude::*;
 use crate::memory::SHARED_BASE;
 use crate::memory::access::{Addresses, lanes_of, space};
 use crate::memory::global::Allocation;
+use crate::memory::hostile::garbage;
 use crate::memory::race::Touch;
 use crate::violation::{Access, Fault};
 
@@ -324,6 +325,13 @@ fn land(w: &mut Warp<'_>, copy: &Pending, done: u32) -> Result<(), Box<Fault>> {
                         from.is_none_or(|(a, from)| a.initialised(from, 1)),
                     );
                 }
+            }
+        }
+        if take != 0 && launch.hostile.holds(source, u64::from(take)) {
+            for word in (0..take / 4).map(|n| at + 4 * n) {
+                let [real] = w.shared.bytes.words::<1>(word);
+                let value = garbage(w.random, real);
+                w.shared.bytes.set_words(word, [value]);
             }
         }
         w.shared.set_pending(at, None);

@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use super::prelude::*;
 use crate::memory::access::{Addresses, space};
 use crate::memory::global::Allocation;
+use crate::memory::hostile::garbage;
 use crate::memory::strong::{Manner, manner};
 use crate::memory::{SHARED_BASE, Window};
 use crate::violation::{Access, Fault};
@@ -286,6 +287,11 @@ fn global(
             (address, lane),
             values,
         );
+        if w.launch.hostile.holds(address, u64::from(bytes)) {
+            let [low, high] = [old[lane], old[lane] >> 32].map(|w| w as u32);
+            let [low, high] = [low, high].map(|word| garbage(w.random, word));
+            old[lane] = u64::from(high) << 32 | u64::from(low);
+        }
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::counters::Counters;
 use crate::device::{Checks, MmaMode};
 use crate::gpu::{BlockResources, Gpu};
 use crate::memory::global::{Memory, Table};
+use crate::memory::hostile::Hostile;
 use crate::memory::location::Locations;
 use crate::memory::order::Order;
 use crate::memory::pages::{Journal, Pages};
@@ -41,6 +42,8 @@ pub(crate) struct Launch<'a> {
     pub checks: Checks,
     pub mma: MmaMode,
     pub seed: u64,
+    /// What others may change while the kernel runs.
+    pub hostile: Hostile,
     /// Where pages are kept before they are written, if the launch may have to be repeated.
     pub journal: Option<Journal>,
     /// Warp instructions that a block may run.

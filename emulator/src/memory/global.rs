@@ -5,6 +5,7 @@
 //! One bit per byte says whether it was ever written. Addresses are never used twice, and between
 //! allocations lie red zones that belong to none.
 
+use super::hostile::Hostile;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -368,6 +369,8 @@ pub(crate) struct Memory {
     table: RwLock<Arc<Table>>,
     next: Mutex<(u64, u64)>,
     capacity: u64,
+    /// What every load reads differently.
+    hostile: Mutex<Hostile>,
     /// For atomics wider than a word.
     locks: [Mutex<()>; 64],
 }
@@ -380,6 +383,7 @@ impl Memory {
             table: RwLock::default(),
             next: Mutex::new((FIRST + offset, 0)),
             capacity,
+            hostile: Mutex::default(),
             locks: std::array::from_fn(|_| Mutex::new(())),
         }
     }
@@ -389,6 +393,24 @@ impl Memory {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// The ranges that are hostile now.
+    pub(crate) fn hostile(&self) -> Hostile {
+        let hostile = self.hostile.lock().unwrap_or_else(PoisonError::into_inner);
+        hostile.clone()
+    }
+
+    pub(crate) fn mark_hostile(&self, address: u64, len: u64) -> Result<(), MemoryError> {
+        self.with(address, len, |_, _| {
+            let mut hostile = self.hostile.lock().unwrap_or_else(PoisonError::into_inner);
+            hostile.0.push((address, address + len));
+        })
+    }
+
+    pub(crate) fn clear_hostile(&self) {
+        let mut hostile = self.hostile.lock().unwrap_or_else(PoisonError::into_inner);
+        hostile.0.clear();
     }
 
     /// Serialises 64-bit atomics on the same address.
@@ -463,6 +485,8 @@ impl Memory {
         if gone.kind != Kind::Mapped {
             next.1 -= gone.size;
         }
+        let mut hostile = self.hostile.lock().unwrap_or_else(PoisonError::into_inner);
+        hostile.0.retain(|(first, _)| !gone.holds(*first, 1));
         Ok(())
     }
 

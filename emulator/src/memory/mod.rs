@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod bytes;
 pub(crate) mod defer;
 pub(crate) mod global;
+pub(crate) mod hostile;
 pub(crate) mod location;
 pub(crate) mod order;
 pub(crate) mod pages;

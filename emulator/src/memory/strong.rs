@@ -138,6 +138,9 @@ impl Warp<'_> {
                 let Some(place) = self.place(space, address) else {
                     continue;
                 };
+                if matches!(place, Place::Global(at) if self.launch.hostile.holds(at, 1)) {
+                    continue;
+                }
                 let memory = self.peek(place, bytes);
                 let (key, who) = (self.key(place), self.strong(manner, lane));
                 let domain = &mut *self.domain;

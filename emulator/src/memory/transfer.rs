@@ -107,6 +107,10 @@ impl Warp<'_> {
                 )?;
             }
         }
+        let global = matches!(SPACE, space::GLOBAL | space::GENERIC);
+        if global && !self.launch.hostile.0.is_empty() {
+            self.garble(addresses, mask, bytes, &mut out);
+        }
         if bytes < 4 {
             for lane in 0..32 {
                 out.words[lane][0] =
