@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+mod tell;
+
 use crate::ast;
 use crate::bind::{self, LoadError, ModuleSymbols, Parameter, Program};
 use crate::counters::LaunchStats;
 use crate::gpu::{self, Gpu};
-use crate::machine::{self, Failure, Launch, Stop};
+use crate::machine::{self, Launch, Stop};
 use crate::memory::global::{Kind as AllocationKind, Memory, MemoryError};
-use crate::memory::{SHARED_BASE, Window};
 use crate::variables;
-use crate::violation::{EmulatorError, Kind, Violation};
-use crate::warning::{Warning, Warnings};
+use crate::violation::{EmulatorError, Violation};
 
 /// Which rules launches are checked against.
 ///
@@ -88,6 +88,10 @@ pub struct Config {
     /// Let approximate functions (`ex2.approx` and its like) be wrong by random amounts within the
     /// bounds that the ISA states, so that nobody depends on what one model gives.
     pub perturb: bool,
+    /// Let the lanes of a warp meet again where their branches join. If not, lanes that have diverged stay
+    /// apart until an instruction waits for them, and take turns that the seed draws: that is all that PTX
+    /// promises, and it shows what counts on lanes being together.
+    pub reconverge: bool,
     /// Stack of a thread for recursion and calls through pointers, in bytes.
     pub stack: u32,
     /// Whether what kernels print goes to standard output too, not only to
@@ -106,6 +110,7 @@ impl Default for Config {
             budget: 4_000_000_000,
             profile: false,
             perturb: false,
+            reconverge: true,
             stack: 1024,
             print: false,
         }
@@ -428,6 +433,7 @@ impl Emulator {
             hostile: self.inner.memory.hostile(),
             journal: None,
             budget: settings.budget,
+            reconverge: settings.reconverge,
             stack: settings.stack,
             printed: Default::default(),
         };
@@ -445,11 +451,11 @@ impl Emulator {
                 let files = &kernel.module.inner.module.files;
                 let mut stats = LaunchStats::new(&launch, &counters, files);
                 stats.output = output;
-                stats.warnings = warnings(&launch, kernel, &counters.warnings);
+                stats.warnings = tell::warnings(&launch, kernel, &counters.warnings);
                 Ok(stats)
             }
             Err(Stop::Emulator(error)) => Err(error.into()),
-            Err(Stop::Program(failure)) => Err(LaunchError::Violation(Box::new(violation(
+            Err(Stop::Program(failure)) => Err(LaunchError::Violation(Box::new(tell::violation(
                 &launch, kernel, *failure,
             )))),
         }
@@ -536,94 +542,6 @@ fn parameter_buffer(program: &Program, params: &[&[u8]]) -> Result<Vec<u8>, Conf
         }
     }
     Ok(buffer)
-}
-
-/// Tells a failure with all that is known about it.
-fn violation(launch: &Launch<'_>, kernel: &Kernel, failure: Failure) -> Violation {
-    let program = launch.program;
-    let about = program.about.get(failure.pc as usize);
-    let line = about.map_or(0, |about| about.line);
-    let module = &kernel.module.inner;
-    let text = module
-        .source
-        .lines()
-        .nth((line as usize).saturating_sub(1))
-        .unwrap_or("")
-        .trim();
-    let mut kind = failure.fault.kind;
-    if let Kind::SharedRace { line, .. }
-    | Kind::GlobalRace { line, .. }
-    | Kind::NonCoherent { line, .. } = &mut kind
-    {
-        *line = program
-            .about
-            .get(*line as usize)
-            .map_or(0, |about| about.line);
-    }
-    Violation {
-        kind,
-        kernel: program.name.clone(),
-        line,
-        instruction: text.to_string(),
-        source_line: source_line(kernel, failure.pc),
-        block: launch.coordinates(failure.block),
-        warp: failure.warp as u32,
-        lanes: failure.fault.lanes,
-        address: failure.fault.address,
-        place: failure.fault.address.map(|address| place(launch, address)),
-        seed: launch.seed,
-    }
-}
-
-/// File and line of the CUDA source that an instruction comes from.
-fn source_line(kernel: &Kernel, pc: u32) -> Option<(String, u32)> {
-    let (file, line) = kernel.program.about.get(pc as usize)?.source?;
-    let files = &kernel.module.inner.module.files;
-    let name = files.iter().find(|(number, _)| *number == file);
-    let name = name.map_or_else(|| format!("file {file}"), |(_, name)| name.clone());
-    Some((name, line))
-}
-
-/// Tells the warnings of a launch.
-fn warnings(launch: &Launch<'_>, kernel: &Kernel, warnings: &Warnings) -> Vec<Warning> {
-    let about = &launch.program.about;
-    let tell = |((pc, kind), met): (&(u32, crate::WarningKind), &crate::warning::Met)| Warning {
-        kind: *kind,
-        line: about.get(*pc as usize).map_or(0, |about| about.line),
-        source_line: source_line(kernel, *pc),
-        block: launch.coordinates(met.block),
-        warp: met.warp as u32,
-        lanes: met.lanes,
-        count: met.count,
-    };
-    warnings.met.iter().map(tell).collect()
-}
-
-/// Where an address lies.
-fn place(launch: &Launch<'_>, address: u64) -> String {
-    if Window::of(address) == Window::Shared {
-        let first = u64::from(SHARED_BASE);
-        let size = launch.shared_bytes;
-        return format!("shared memory of {size} bytes starts at {first:#x}");
-    }
-    let Some(allocation) = launch.table.nearest(address) else {
-        return "nothing is allocated".to_string();
-    };
-    let name = match allocation.name.as_str() {
-        "" => format!(
-            "the allocation of {} bytes at {:#x}",
-            allocation.size, allocation.base
-        ),
-        name => format!("variable {name} of {} bytes", allocation.size),
-    };
-    if launch.table.was_freed(address) {
-        return "in an allocation that has been freed".to_string();
-    }
-    match address.checked_sub(allocation.base) {
-        None => format!("{} bytes before {name}", allocation.base - address),
-        Some(offset) if offset < allocation.size => format!("at offset {offset} in {name}"),
-        Some(offset) => format!("{} bytes behind {name}", offset - allocation.size),
-    }
 }
 
 impl Module {

@@ -74,7 +74,7 @@ pub use gpu::{BlockResources, Dram, Gpu, Occupancy, Rates, Resource, TensorRates
 pub use isa::{Class, InstructionInfo, instructions};
 pub use memory::MemoryError;
 pub use report::{Bound, Energy, EnergyPart, Pipe, Report};
-pub use violation::{Access, EmulatorError, Kind, Space, Violation};
+pub use violation::{Access, EmulatorError, Kind, OtherAccess, Space, Violation};
 pub use warning::{Warning, WarningKind};
 
 /// Random programs, for the fuzzer in `fuzz/`.

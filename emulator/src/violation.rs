@@ -210,6 +210,20 @@ pub enum Kind {
     /// A failed `assert`.
     #[error("assertion failed: {0}")]
     Assert(String),
+    /// Blocks that run and write nothing, while others have no room to start.
+    #[error(
+        "no progress: for long no block has written anything, and {left} of {blocks} blocks have not \
+         started, since the device holds {resident} at once. One that runs may be waiting for one that \
+         cannot start"
+    )]
+    NotResident {
+        /// Blocks that have not started.
+        left: u64,
+        /// Blocks of the grid.
+        blocks: u64,
+        /// Blocks that the device holds at once.
+        resident: u64,
+    },
     /// More instructions than the launch may take: an endless loop, or too small a budget.
     #[error("the block has run {0} warp instructions without an end")]
     Budget(u64),
@@ -239,8 +253,28 @@ pub struct Violation {
     pub address: Option<u64>,
     /// Where the address lies with respect to the next allocation.
     pub place: Option<String>,
+    /// The access that this one conflicts with, for a race.
+    pub other: Option<OtherAccess>,
     /// Seed that replays it.
     pub seed: u64,
+}
+
+/// An access that another one conflicts with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OtherAccess {
+    /// Line in the PTX text; 0 if it is no longer known.
+    pub line: u32,
+    /// The instruction as written.
+    pub instruction: String,
+    /// File and line of the CUDA source, if the PTX has `.loc` rows.
+    pub source_line: Option<(String, u32)>,
+    /// Index of the block in the grid.
+    pub block: [u32; 3],
+    /// Warp in the block.
+    pub warp: u32,
+    /// Lane, unless several of the warp did the same.
+    pub lane: Option<u32>,
 }
 
 impl fmt::Display for Violation {
@@ -255,11 +289,27 @@ impl fmt::Display for Violation {
             writeln!(f, "   at  {file}:{line}")?;
         }
         let [x, y, z] = self.block;
-        writeln!(
+        write!(
             f,
             "   by  block ({x}, {y}, {z}), warp {}, lanes {:#010x}",
             self.warp, self.lanes
         )?;
+        match self.lanes.count_ones() {
+            1 => writeln!(f, " (lane {})", self.lanes.trailing_zeros())?,
+            _ => writeln!(f)?,
+        }
+        if let Some(other) = &self.other {
+            writeln!(f, "  and  PTX line {}: {}", other.line, other.instruction)?;
+            if let Some((file, line)) = &other.source_line {
+                writeln!(f, "   at  {file}:{line}")?;
+            }
+            let [x, y, z] = other.block;
+            write!(f, "   by  block ({x}, {y}, {z}), warp {}", other.warp)?;
+            match other.lane {
+                Some(lane) => writeln!(f, ", lane {lane}")?,
+                None => writeln!(f)?,
+            }
+        }
         if let Some(address) = self.address {
             write!(f, "   address {address:#x}")?;
             match &self.place {

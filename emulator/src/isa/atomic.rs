@@ -281,6 +281,7 @@ fn global(
         let valid = operation.valid >> lane & 1 != 0 && (before || op == Op::Exchange);
         allocation.mark(at, operation.bytes as usize, valid);
         let values = (old[lane], apply(old[lane]));
+        w.domain.changes += u64::from(values.0 != values.1);
         w.updated(
             (space::GLOBAL, bytes),
             operation.manner,

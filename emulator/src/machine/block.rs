@@ -168,17 +168,7 @@ impl Block {
             return Err(self.stuck(launch));
         }
         if self.executed > launch.budget {
-            let at = self
-                .warps
-                .iter()
-                .position(|warp| warp.groups.runnable())
-                .unwrap_or(0);
-            let pc = self.warps[at]
-                .groups
-                .list
-                .first()
-                .map_or(0, |group| group.pc);
-            return Err(self.failure(at, pc, Kind::Budget(self.executed), 0));
+            return Err(self.endless(Kind::Budget(self.executed)));
         }
         let nth = self.random.below(runnable as u64) as usize;
         let chosen = self
@@ -198,6 +188,20 @@ impl Block {
         };
         self.turn(at, turn, launch, domain, counters)?;
         Ok(Progress::Ran)
+    }
+
+    /// Warp instructions that it has run.
+    pub(super) fn executed(&self) -> u64 {
+        self.executed
+    }
+
+    /// A failure of the block as a whole, told where one of its warps is.
+    pub(super) fn endless(&self, kind: Kind) -> Stop {
+        let runs = |warp: &WarpState| warp.groups.runnable();
+        let at = self.warps.iter().position(runs).unwrap_or(0);
+        let group = self.warps.get(at).and_then(|warp| warp.groups.list.first());
+        let (pc, lanes) = group.map_or((0, 0), |group| (group.pc, group.mask));
+        self.failure(at, pc, kind, lanes)
     }
 
     fn failure(&self, warp: usize, pc: u32, kind: Kind, lanes: u32) -> Stop {
@@ -253,10 +257,17 @@ impl Block {
         let mut arrivals = Vec::new();
         let mut exits = false;
         while warp.clock < end {
-            let Some((group, stop)) = state.groups.take() else {
+            let (taken, until) = match launch.reconverge {
+                true => (state.groups.take(), end),
+                false => {
+                    let until = warp.clock + 1 + warp.random.below(64);
+                    (state.groups.take_any(warp.random), end.min(until))
+                }
+            };
+            let Some((group, stop)) = taken else {
                 break;
             };
-            let left = run_group(&mut warp, group, stop, end, &mut state.groups);
+            let left = run_group(&mut warp, group, stop, until, &mut state.groups);
             warp.live = state.groups.live;
             match left {
                 Ok(Left::Somewhere) => {}

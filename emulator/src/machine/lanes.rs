@@ -5,6 +5,8 @@
 //! structured code that is where the branches meet. A group that keeps jumping back while others are
 //! ready has to let them go first after a while, so that lanes can wait for each other.
 
+use super::Random;
+
 /// Jumps back after which a group goes last.
 const PATIENCE: u32 = 2048;
 
@@ -73,6 +75,25 @@ impl Groups {
             .filter(|g| !matches!(g.state, State::Barrier(_)))
             .map(|g| g.pc)
             .min();
+        Some((chosen, stop.unwrap_or(u32::MAX)))
+    }
+
+    /// Takes out any group that can run. It meets only those that wait for it.
+    pub(crate) fn take_any(&mut self, random: &mut Random) -> Option<(Group, u32)> {
+        let ready = |group: &&Group| group.state == State::Ready;
+        let count = self.list.iter().filter(ready).count();
+        let nth = random.below(count.max(1) as u64) as usize;
+        let mut ready = (0..self.list.len()).filter(|at| self.list[*at].state == State::Ready);
+        let mut chosen = self.list.swap_remove(ready.nth(nth)?);
+        self.list.retain(|group| {
+            let waits = group.pc == chosen.pc && group.state == State::Together;
+            if waits {
+                chosen.mask |= group.mask;
+            }
+            !waits
+        });
+        let waiting = self.list.iter().filter(|g| g.state == State::Together);
+        let stop = waiting.map(|g| g.pc).filter(|pc| *pc > chosen.pc).min();
         Some((chosen, stop.unwrap_or(u32::MAX)))
     }
 

@@ -21,7 +21,7 @@ use crate::memory::hostile::Hostile;
 use crate::memory::location::Locations;
 use crate::memory::order::Order;
 use crate::memory::pages::{Journal, Pages};
-use crate::violation::{EmulatorError, Fault};
+use crate::violation::{EmulatorError, Fault, Kind};
 
 use block::{Block, Progress};
 
@@ -50,6 +50,8 @@ pub(crate) struct Launch<'a> {
     pub budget: u64,
     /// Local memory of a thread for calls that are not expanded, in bytes.
     pub stack: u32,
+    /// Whether lanes meet again where their branches join.
+    pub reconverge: bool,
     /// What blocks have printed.
     pub printed: Mutex<Vec<(u64, String)>>,
 }
@@ -143,6 +145,9 @@ pub(crate) enum Stop {
     Emulator(EmulatorError),
 }
 
+/// Warp instructions per block, without a write to global memory, after which blocks that wait for room
+/// are taken to be waited for.
+const STANDSTILL: u64 = 1 << 22;
 /// Stream of the seed that says whether loads are reordered.
 const REORDER: u64 = u64::MAX - 1;
 
@@ -153,6 +158,8 @@ pub(crate) struct Domain {
     pub locations: Locations,
     /// Whether blocks can watch each other.
     interleaved: bool,
+    /// Writes to global memory that may have told somebody something.
+    pub changes: u64,
     /// Whether relaxed loads may take effect late.
     pub reorders: bool,
 }
@@ -164,6 +171,7 @@ impl Domain {
             pages: Pages::default(),
             locations: Locations::default(),
             interleaved: launch.program.communicates,
+            changes: 0,
             reorders: launch.program.communicates
                 && Random::new(launch.seed, REORDER).below(2) == 0,
         }
@@ -322,7 +330,7 @@ fn interleave(
     counters: &mut Counters,
 ) -> Result<(), (u64, Stop)> {
     let blocks = launch.blocks();
-    let resident = resident_blocks(launch).min(blocks).min(256) as usize;
+    let resident = resident_blocks(launch).min(blocks) as usize;
     let mut random = Random::new(launch.seed, u64::MAX);
     let mut next = 0;
     let mut running: Vec<Block> = Vec::new();
@@ -330,12 +338,29 @@ fn interleave(
         running.push(Block::new(launch, domain, running.len(), next));
         next += 1;
     }
+    let patience = STANDSTILL.min(launch.budget / 2) * resident as u64;
+    let (mut idle, mut changes) = (0, 0);
     while !running.is_empty() {
         let at = random.below(running.len() as u64) as usize;
         let block = &mut running[at];
+        if domain.changes != changes || next >= blocks {
+            (idle, changes) = (0, domain.changes);
+        } else if idle > patience {
+            let (left, resident) = (blocks - next, resident as u64);
+            return Err((
+                block.index,
+                block.endless(Kind::NotResident {
+                    left,
+                    blocks,
+                    resident,
+                }),
+            ));
+        }
+        let before = block.executed();
         match block.step(launch, domain, counters) {
-            Ok(Progress::Ran) => {}
+            Ok(Progress::Ran) => idle += block.executed() - before,
             Ok(Progress::Done) => {
+                idle = 0;
                 counters.finished(block.index);
                 if next < blocks {
                     block.start(launch, domain, next);

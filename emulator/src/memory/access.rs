@@ -351,6 +351,7 @@ impl Warp<'_> {
     ) -> Result<(), Box<Fault>> {
         self.count_global(addresses, mask, u64::from(bytes * mask.count_ones()));
         let special = space == space::CONST || access != Access::Read;
+        self.domain.changes += u64::from(access != Access::Read);
         let launch = self.launch;
         match launch.table.find(addresses.least) {
             Some(allocation)
