@@ -291,7 +291,12 @@ fn atomics_of_every_type() {
     ];
     for (text, before, after) in cases {
         let body = format!("{text} ld.global.u32 %r3, [%in]; st.global.u32 [%out], %r3;");
-        let result = launch(&module(&body), &Shape::threads(1), &before.to_le_bytes());
+        let (mut ptx, mut shape) = (module(&body), Shape::threads(1));
+        if text.contains("bf16") {
+            ptx = ptx.replace("sm_80", "sm_90");
+            shape.config.gpu = Gpu::H100;
+        }
+        let result = launch(&ptx, &shape, &before.to_le_bytes());
         assert_eq!(
             result.unwrap_or_else(|error| panic!("{error}")).words(),
             [*after],
