@@ -109,7 +109,7 @@ impl Warp<'_> {
         }
         let global = matches!(SPACE, space::GLOBAL | space::GENERIC);
         if global && !self.launch.hostile.0.is_empty() {
-            self.garble(addresses, mask, bytes, &mut out);
+            self.garble(addresses, mask, bytes, out);
         }
         if bytes < 4 {
             for lane in 0..32 {
