@@ -3,16 +3,12 @@
 //! Registers do not count: PTX has none that a machine would have, and no assembler runs here. So
 //! the driver of a real device may give less.
 
-use ptx_emulator::Gpu;
+use ptx_emulator::{BlockResources, Gpu};
 
 use crate::driver::{Handle, Session, known};
 use crate::error::Result;
+use crate::launch::MAX_THREADS;
 use crate::module::Function;
-
-/// Shared memory that each block costs beyond its own, in bytes, from sm_80 on.
-pub const RESERVED: u32 = 1024;
-/// Grain in which shared memory is given out, in bytes.
-const GRAIN: u32 = 128;
 
 impl Session {
     /// A function with its device.
@@ -23,30 +19,35 @@ impl Session {
     }
 }
 
-fn reserved(gpu: &Gpu) -> u32 {
-    if gpu.sm() >= 80 { RESERVED } else { 0 }
+/// Threads that a block of the function can have.
+fn most_threads(function: &Function) -> u32 {
+    function
+        .info
+        .max_threads
+        .unwrap_or(MAX_THREADS)
+        .min(MAX_THREADS)
 }
 
 /// Blocks that a multiprocessor holds at once.
 pub fn blocks(function: &Function, gpu: &Gpu, threads: u32, dynamic: usize) -> u32 {
-    let most = function.info.max_threads.unwrap_or(1024).min(1024);
-    if threads == 0 || threads > most || dynamic > function.max_dynamic_shared as usize {
-        return 0;
+    let allowed = function.max_dynamic_shared;
+    match u32::try_from(dynamic) {
+        Ok(dynamic) if threads > 0 && threads <= most_threads(function) && dynamic <= allowed => {
+            let block = BlockResources {
+                threads,
+                registers: None,
+                shared: function.info.static_shared + dynamic,
+            };
+            gpu.occupancy(&block).blocks
+        }
+        _ => 0,
     }
-    let warps = threads.div_ceil(32);
-    let by_warps = gpu.threads_per_sm / 32 / warps;
-    let shared = function.info.static_shared + dynamic as u32 + reserved(gpu);
-    let by_shared = match shared.next_multiple_of(GRAIN) {
-        0 => gpu.blocks_per_sm,
-        shared => gpu.shared_per_sm / shared,
-    };
-    by_warps.min(by_shared).min(gpu.blocks_per_sm)
 }
 
 /// Dynamic shared memory that each of so many blocks can have.
 pub fn dynamic_shared(function: &Function, gpu: &Gpu, blocks: u32) -> usize {
-    let whole = gpu.shared_per_sm / blocks.max(1) / GRAIN * GRAIN;
-    let own = whole.saturating_sub(function.info.static_shared + reserved(gpu));
+    let whole = gpu.shared_per_sm / blocks.max(1) / gpu.shared_unit * gpu.shared_unit;
+    let own = whole.saturating_sub(function.info.static_shared + gpu.shared_reserved);
     own.min(function.max_dynamic_shared) as usize
 }
 
@@ -58,7 +59,7 @@ pub fn best_block(
     limit: u32,
     dynamic: impl Fn(u32) -> usize,
 ) -> (u32, u32) {
-    let most = function.info.max_threads.unwrap_or(1024).min(1024);
+    let most = most_threads(function);
     let most = if limit == 0 { most } else { most.min(limit) };
     let sizes = (1..=most.div_ceil(32)).map(|warps| (32 * warps).min(most));
     let mut best = (0, 0, 0);

@@ -7,7 +7,6 @@ use crate::driver::Session;
 use crate::error::{Error, Result};
 use crate::launch::{MAX_BLOCK, MAX_GRID, MAX_THREADS};
 use crate::module::SHARED_DEFAULT;
-use crate::occupancy;
 
 exports! {
     fn cuDeviceGet(device: Out<i32>, ordinal: i32) {
@@ -109,90 +108,101 @@ fn bus_id(device: i32) -> String {
 }
 
 /// Width that every memory bus is said to have.
-const BUS_BITS: i32 = 1024;
+const BUS_BITS: u32 = 1024;
 
-/// Attributes by number, as in `CUdevice_attribute`.
+/// Numbers of the attributes that are not zero here, as in `CUdevice_attribute`.
+mod attribute {
+    pub const MAX_THREADS_PER_BLOCK: u32 = 1;
+    pub const MAX_BLOCK_DIM_X: u32 = 2;
+    pub const MAX_BLOCK_DIM_Z: u32 = 4;
+    pub const MAX_GRID_DIM_X: u32 = 5;
+    pub const MAX_GRID_DIM_Z: u32 = 7;
+    pub const MAX_SHARED_MEMORY_PER_BLOCK: u32 = 8;
+    pub const TOTAL_CONSTANT_MEMORY: u32 = 9;
+    pub const WARP_SIZE: u32 = 10;
+    pub const MAX_PITCH: u32 = 11;
+    pub const MAX_REGISTERS_PER_BLOCK: u32 = 12;
+    pub const CLOCK_RATE: u32 = 13;
+    pub const TEXTURE_ALIGNMENT: u32 = 14;
+    pub const GPU_OVERLAP: u32 = 15;
+    pub const MULTIPROCESSOR_COUNT: u32 = 16;
+    pub const CAN_MAP_HOST_MEMORY: u32 = 19;
+    pub const CONCURRENT_KERNELS: u32 = 31;
+    pub const PCI_BUS_ID: u32 = 33;
+    pub const MEMORY_CLOCK_RATE: u32 = 36;
+    pub const GLOBAL_MEMORY_BUS_WIDTH: u32 = 37;
+    pub const L2_CACHE_SIZE: u32 = 38;
+    pub const MAX_THREADS_PER_MULTIPROCESSOR: u32 = 39;
+    pub const ASYNC_ENGINE_COUNT: u32 = 40;
+    pub const UNIFIED_ADDRESSING: u32 = 41;
+    pub const PCI_DOMAIN_ID: u32 = 50;
+    pub const COMPUTE_CAPABILITY_MAJOR: u32 = 75;
+    pub const COMPUTE_CAPABILITY_MINOR: u32 = 76;
+    pub const STREAM_PRIORITIES_SUPPORTED: u32 = 78;
+    pub const GLOBAL_L1_CACHE_SUPPORTED: u32 = 79;
+    pub const LOCAL_L1_CACHE_SUPPORTED: u32 = 80;
+    pub const MAX_SHARED_MEMORY_PER_MULTIPROCESSOR: u32 = 81;
+    pub const MAX_REGISTERS_PER_MULTIPROCESSOR: u32 = 82;
+    pub const MANAGED_MEMORY: u32 = 83;
+    pub const SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO: u32 = 87;
+    pub const CONCURRENT_MANAGED_ACCESS: u32 = 89;
+    pub const CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM: u32 = 91;
+    pub const MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: u32 = 97;
+    pub const HOST_REGISTER_SUPPORTED: u32 = 99;
+    pub const MAX_BLOCKS_PER_MULTIPROCESSOR: u32 = 106;
+    pub const RESERVED_SHARED_MEMORY_PER_BLOCK: u32 = 111;
+    pub const MEMORY_POOLS_SUPPORTED: u32 = 115;
+    /// The last one that there is.
+    pub const LAST: u32 = 147;
+}
+
 fn attribute_of(gpu: &Gpu, attribute: u32, device: i32) -> Result<i32> {
-    let (major, minor) = gpu.compute_capability;
+    use attribute::*;
     let value = match attribute {
-        1 => MAX_THREADS as i32,
-        2..=4 => MAX_BLOCK[attribute as usize - 2] as i32,
-        5..=7 => MAX_GRID[attribute as usize - 5] as i32,
-        8 => SHARED_DEFAULT as i32,
-        // Constant memory, warp, pitch, registers of a block, clock in kHz.
-        9 => 65_536,
-        10 => 32,
-        11 => i32::MAX,
-        12 => 65_536,
-        13 => gpu.clock_mhz as i32 * 1000,
-        // Alignment of textures and surfaces, which there are none of.
-        14 | 30 => 512,
-        15 => 1,
-        16 => gpu.sms as i32,
-        // No timeout, not integrated, can map host memory, default compute mode.
-        17 | 18 => 0,
-        19 => 1,
-        20 => 0,
-        // Extents of textures and surfaces: none.
-        21..=29 | 42..=49 | 52..=74 | 77 => 0,
-        // Kernels side by side; no ECC; bus, device, domain.
-        31 => 1,
-        32 => 0,
-        33 => device,
-        34 => 0,
-        50 => 0xffff,
-        35 => 0,
-        // Clock of the memory in kHz and width of its bus in bits: only the product is known.
-        36 => (gpu.bandwidth * 1e9 * 8.0 / f64::from(2 * BUS_BITS) / 1e3) as i32,
-        37 => BUS_BITS,
-        38 => i32::try_from(gpu.l2).unwrap_or(i32::MAX),
-        39 => gpu.threads_per_sm as i32,
-        40 => 2,
-        41 => 1,
-        51 => 32,
-        75 => major as i32,
-        76 => minor as i32,
-        // Priorities; caches; shared memory and registers of a multiprocessor; managed memory.
-        78..=80 => 1,
-        81 => gpu.shared_per_sm as i32,
-        82 => 65_536,
-        83 => 1,
-        84 | 85 => 0,
-        // No native atomics between host and device; f64 rate; no pageable access.
-        86 => 0,
-        87 => {
-            if (major, minor) == (8, 0) || major == 9 || (major, minor) == (10, 0) {
-                2
-            } else {
-                64
-            }
-        }
-        88 => 0,
-        // Host and device may use managed memory at once, though a kernel sees what the host had
-        // written when it began.
-        89 => 1,
-        90 => 0,
-        91 => 1,
-        92..=94 => 0,
-        95 | 96 => 0,
-        97 => gpu.shared_per_block as i32,
-        98 => 0,
-        99 => 1,
-        100..=105 => 0,
-        106 => gpu.blocks_per_sm as i32,
-        107..=110 => 0,
-        111 => {
-            if major >= 8 {
-                occupancy::RESERVED as i32
-            } else {
-                0
-            }
-        }
-        112..=114 => 0,
-        115 => 1,
-        116..=127 => 0,
-        128..=148 => 0,
+        MAX_THREADS_PER_BLOCK => MAX_THREADS,
+        MAX_BLOCK_DIM_X..=MAX_BLOCK_DIM_Z => MAX_BLOCK[(attribute - MAX_BLOCK_DIM_X) as usize],
+        MAX_GRID_DIM_X..=MAX_GRID_DIM_Z => MAX_GRID[(attribute - MAX_GRID_DIM_X) as usize],
+        MAX_SHARED_MEMORY_PER_BLOCK => SHARED_DEFAULT,
+        TOTAL_CONSTANT_MEMORY => 64 << 10,
+        WARP_SIZE => 32,
+        MAX_PITCH => i32::MAX as u32,
+        MAX_REGISTERS_PER_BLOCK => gpu.registers_per_block,
+        CLOCK_RATE => gpu.clock_mhz * 1000,
+        TEXTURE_ALIGNMENT => 512,
+        MULTIPROCESSOR_COUNT => gpu.sms,
+        PCI_BUS_ID => device as u32,
+        PCI_DOMAIN_ID => 0xffff,
+        // Only the product of clock, in kHz, and width, in bits, is known.
+        MEMORY_CLOCK_RATE => (gpu.bandwidth * 1e9 * 8.0 / f64::from(2 * BUS_BITS) / 1e3) as u32,
+        GLOBAL_MEMORY_BUS_WIDTH => BUS_BITS,
+        L2_CACHE_SIZE => u32::try_from(gpu.l2).unwrap_or(i32::MAX as u32),
+        MAX_THREADS_PER_MULTIPROCESSOR => gpu.threads_per_sm,
+        ASYNC_ENGINE_COUNT => 2,
+        COMPUTE_CAPABILITY_MAJOR => gpu.compute_capability.0,
+        COMPUTE_CAPABILITY_MINOR => gpu.compute_capability.1,
+        MAX_SHARED_MEMORY_PER_MULTIPROCESSOR => gpu.shared_per_sm,
+        MAX_REGISTERS_PER_MULTIPROCESSOR => gpu.registers_per_sm,
+        SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO => gpu.rates.f32 / gpu.rates.f64.max(1),
+        MAX_SHARED_MEMORY_PER_BLOCK_OPTIN => gpu.shared_per_block,
+        MAX_BLOCKS_PER_MULTIPROCESSOR => gpu.blocks_per_sm,
+        RESERVED_SHARED_MEMORY_PER_BLOCK => gpu.shared_reserved,
+        // Yes. Host and device may use managed memory at once, though a kernel sees what the host
+        // had written when it began.
+        GPU_OVERLAP
+        | CAN_MAP_HOST_MEMORY
+        | CONCURRENT_KERNELS
+        | UNIFIED_ADDRESSING
+        | STREAM_PRIORITIES_SUPPORTED
+        | GLOBAL_L1_CACHE_SUPPORTED
+        | LOCAL_L1_CACHE_SUPPORTED
+        | MANAGED_MEMORY
+        | CONCURRENT_MANAGED_ACCESS
+        | CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM
+        | HOST_REGISTER_SUPPORTED
+        | MEMORY_POOLS_SUPPORTED => 1,
+        // No: what is not there, such as textures, cooperative launches, clusters, and timeouts.
+        1..=LAST => 0,
         _ => return Err(Error::INVALID_VALUE),
     };
-    Ok(value)
+    i32::try_from(value).map_err(|_| Error::UNKNOWN)
 }
