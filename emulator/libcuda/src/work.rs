@@ -302,7 +302,7 @@ fn code_of(kind: &Kind) -> Error {
         Kind::Misaligned { .. } => Error::MISALIGNED_ADDRESS,
         Kind::WrongSpace { .. } => Error::INVALID_ADDRESS_SPACE,
         Kind::Assert(_) => Error::ASSERT,
-        Kind::Budget(_) | Kind::Deadlock { .. } => Error::LAUNCH_TIMEOUT,
+        Kind::Budget(_) | Kind::Deadlock { .. } | Kind::NotResident { .. } => Error::LAUNCH_TIMEOUT,
         _ => Error::LAUNCH_FAILED,
     }
 }

@@ -201,7 +201,7 @@ fn attribute_of(gpu: &Gpu, attribute: u32, device: i32) -> Result<i32> {
         | HOST_REGISTER_SUPPORTED
         | MEMORY_POOLS_SUPPORTED => 1,
         // No: what is not there, such as textures, cooperative launches, clusters, and timeouts.
-        1..=LAST => 0,
+        _ if attribute > 0 && attribute <= LAST => 0,
         _ => return Err(Error::INVALID_VALUE),
     };
     i32::try_from(value).map_err(|_| Error::UNKNOWN)
