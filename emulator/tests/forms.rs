@@ -77,3 +77,20 @@ fn the_number_of_the_grid_has_64_bits() {
         or.b32 %r1, %r1, %r3; st.global.u32 [%d1], %r1;";
     assert_eq!(words(body, &Shape::threads(32)), [0; 32]);
 }
+
+#[test]
+fn strong_stores_of_all_lanes_to_one_place() {
+    for order in ["volatile", "relaxed.gpu", "relaxed.cta", "release.gpu"] {
+        for seed in 0..8 {
+            // The same value from all lanes, and another from each.
+            let body = format!(
+                "mov.u32 %r1, 5; st.{order}.global.u32 [%out], %r1; ld.volatile.global.u32 %r2, [%out];
+                 add.u32 %r3, %r0, 100; st.{order}.global.u32 [%out+4], %r3; st.global.u32 [%d1+8], %r2;"
+            );
+            let got = words(&body, &Shape::threads(32).out(136).seed(seed));
+            assert_eq!(got[0], 5, "{order}, seed {seed}");
+            assert!((100..132).contains(&got[1]), "{order}, seed {seed}");
+            assert_eq!(got[2..], [5; 32], "{order}, seed {seed}");
+        }
+    }
+}

@@ -177,7 +177,11 @@ impl Warp<'_> {
                 Place::Shared(_) => true,
             };
             if let Some(place) = place.filter(inside) {
-                held.push((self.key(place), place, self.peek(place, bytes)));
+                let key = self.key(place);
+                // Lanes that store to one place share what it holds.
+                if held.iter().all(|(known, ..)| *known != key) {
+                    held.push((key, place, self.peek(place, bytes)));
+                }
             }
         }
         self.manner = manner.scope;
