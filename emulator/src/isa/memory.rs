@@ -507,12 +507,16 @@ fn store(f: &mut Form<'_>) -> Option<ExecFn> {
 fn collect<const W: usize>(w: &Warp<'_>, i: &Inst, layout: Layout) -> Words<W> {
     let mut data = Words::EMPTY;
     if layout.bytes() == 4 && !layout.wide_register() {
+        let mut sources = [w.r32(i.s[1]); W];
         for n in 0..W {
-            let source = w.r32(i.s[1 + n]);
-            for lane in 0..32 {
-                data.words[lane][n] = source.0[lane];
-            }
+            sources[n] = w.r32(i.s[1 + n]);
             data.valid[n] = w.valid32(i.s[1 + n]);
+        }
+        // Lane by lane, so that the compiler sees a transposition.
+        for lane in 0..32 {
+            for n in 0..W {
+                data.words[lane][n] = sources[n].0[lane];
+            }
         }
         return data;
     }
