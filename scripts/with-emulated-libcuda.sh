@@ -7,8 +7,9 @@
 set -eu
 
 scripts=$(cd "$(dirname "$0")" && pwd)
-driver=$("$scripts/emulated-libcuda.sh")
 CUDA_LIBRARY_PATH=${CUDA_LIBRARY_PATH:-$("$scripts/stub-libcuda.sh")}
+export CUDA_LIBRARY_PATH
+driver=$("$scripts/emulated-libcuda.sh")
 LD_LIBRARY_PATH="$driver/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-export CUDA_LIBRARY_PATH LD_LIBRARY_PATH
+export LD_LIBRARY_PATH
 exec "$@"

@@ -194,7 +194,7 @@ fn through_the_driver() -> Vec<Step> {
     let step = |test: &str, device: Option<&str>, seed: u64| Step {
         name: [device.unwrap_or("both"), test, &seed.to_string()].join("-"),
         command: words(
-            "scripts/with-emulated-libcuda.sh cargo test --release --all-features --test",
+            "scripts/with-emulated-libcuda.sh cargo test --release --package infer-kernels --all-features --test",
             Some(test),
         ),
         variables: device
@@ -202,6 +202,11 @@ fn through_the_driver() -> Vec<Step> {
             .into_iter()
             .chain([
                 ("PROFILE", "release".to_owned()),
+                // Compiles the emulator once, with the features that it has for the tests.
+                (
+                    "BUILD_WITH",
+                    "--package infer-kernels --all-features --lib --test driver".to_owned(),
+                ),
                 ("PTX_EMULATOR_SEED", seed.to_string()),
             ])
             .collect(),
