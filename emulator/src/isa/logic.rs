@@ -233,12 +233,13 @@ fn lop3_lanes(w: &Warp<'_>, i: &Inst) -> ([u32; 32], u32) {
 /// `prmt`: four bytes of `{b, a}` by the nibbles of `c`, whose top bits replicate the byte's sign.
 #[inline(always)]
 fn permute(a: u32, b: u32, c: u32) -> u32 {
-    let bytes = u64::from(b) << 32 | u64::from(a);
     let mut out = 0;
     let mut k = 0;
     while k < 4 {
         let selector = c >> (4 * k);
-        let byte = (bytes >> ((selector & 7) << 3)) as u32 & 0xff;
+        // Two words of 32 bits, since lanes of 64 bits would be half as many at a time.
+        let word = if selector & 4 != 0 { b } else { a };
+        let byte = word >> ((selector & 3) << 3) & 0xff;
         let sign = 0u32.wrapping_sub(byte >> 7) & 0xff;
         out |= (if selector & 8 != 0 { sign } else { byte }) << (8 * k);
         k += 1;
