@@ -91,6 +91,10 @@ const EQUIVALENT: &[(&str, &str, &str)] = &[
     ("prefetch", ": a lane left out", "a hint"),
 ];
 
+/// Tests that run at once on a mutant, and of each row in all: those that bind the fewest rows.
+const AT_ONCE: usize = 6;
+const IN_ALL: usize = 48;
+
 /// Longest that a test may take before it counts as hanging, which is noticed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -103,7 +107,7 @@ struct Mutant {
 /// A test, in its program.
 type Test = (PathBuf, String);
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Verdict {
     Noticed,
     /// No test has an instruction that this changes, or the change makes no difference.
@@ -126,11 +130,17 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     let work = || -> Result<()> {
         while let Some(mutant) = mutants.get(next.fetch_add(1, Relaxed)) {
             let tests = seen.get(&mutant.row);
-            let verdict = judge(root, mutant, tests.unwrap_or(&BTreeSet::new()))?;
-            verdicts
+            let verdict = judge(root, mutant, tests.map_or(&[], Vec::as_slice))?;
+            if verdict == Verdict::Survived {
+                let tests = tests.map_or(0, Vec::len);
+                let (about, number) = (&mutant.about, mutant.number);
+                bar.suspend(|| println!("not noticed by {tests} tests: {about} (mutant {number})"));
+            }
+            *verdicts
                 .lock()
                 .expect("no thread panics")
-                .insert(mutant.number, verdict);
+                .entry(verdict)
+                .or_insert(0usize) += 1;
             bar.inc(1);
         }
         Ok(())
@@ -145,17 +155,8 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     })?;
     bar.finish_and_clear();
     let verdicts = verdicts.into_inner().expect("no thread panics");
-    let count = |verdict| verdicts.values().filter(|v| **v == verdict).count();
+    let count = |verdict| verdicts.get(&verdict).copied().unwrap_or(0);
     let (noticed, survived) = (count(Verdict::Noticed), count(Verdict::Survived));
-    for mutant in &mutants {
-        if verdicts.get(&mutant.number) == Some(&Verdict::Survived) {
-            let tests = seen.get(&mutant.row).map_or(0, BTreeSet::len);
-            println!(
-                "not noticed by {tests} tests: {} (mutant {})",
-                mutant.about, mutant.number
-            );
-        }
-    }
     let score = 100.0 * noticed as f64 / (noticed + survived).max(1) as f64;
     println!(
         "{noticed} of {} mutants noticed: {score:.2} %",
@@ -190,7 +191,7 @@ fn build(root: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Which tests bind which row. They all have to pass.
-fn seen(root: &Path, programs: &[PathBuf]) -> Result<BTreeMap<usize, BTreeSet<Test>>> {
+fn seen(root: &Path, programs: &[PathBuf]) -> Result<BTreeMap<usize, Vec<Test>>> {
     let notes = root.join("target/mutation/seen");
     let mut all: BTreeMap<usize, BTreeSet<Test>> = BTreeMap::new();
     for program in programs {
@@ -212,7 +213,20 @@ fn seen(root: &Path, programs: &[PathBuf]) -> Result<BTreeMap<usize, BTreeSet<Te
             tests.insert((program.clone(), test.to_owned()));
         }
     }
-    Ok(all)
+    let mut rows: BTreeMap<Test, usize> = BTreeMap::new();
+    for test in all.values().flatten() {
+        *rows.entry(test.clone()).or_default() += 1;
+    }
+    let sorted = |tests: BTreeSet<Test>| {
+        let mut tests: Vec<Test> = tests.into_iter().collect();
+        tests.sort_by_key(|test| rows.get(test).copied());
+        tests.truncate(IN_ALL);
+        tests
+    };
+    Ok(all
+        .into_iter()
+        .map(|(row, tests)| (row, sorted(tests)))
+        .collect())
 }
 
 fn list(root: &Path, programs: &[PathBuf]) -> Result<Vec<Mutant>> {
@@ -243,7 +257,7 @@ fn list(root: &Path, programs: &[PathBuf]) -> Result<Vec<Mutant>> {
 }
 
 /// Runs the tests that bind the mutant's row.
-fn judge(root: &Path, mutant: &Mutant, tests: &BTreeSet<Test>) -> Result<Verdict> {
+fn judge(root: &Path, mutant: &Mutant, tests: &[Test]) -> Result<Verdict> {
     let about = &mutant.about;
     let same =
         |(start, part, _): &(&str, &str, &str)| about.starts_with(start) && about.contains(part);
@@ -251,37 +265,15 @@ fn judge(root: &Path, mutant: &Mutant, tests: &BTreeSet<Test>) -> Result<Verdict
         return Ok(Verdict::NoMutant);
     }
     let bent = root.join(format!("target/mutation/bent-{}", mutant.number));
-    let mut programs: BTreeMap<&Path, Vec<&str>> = BTreeMap::new();
-    for (program, test) in tests {
-        programs.entry(program).or_default().push(test);
-    }
     let mut noticed = false;
-    for (program, tests) in programs {
-        let mut command = Command::new(program);
-        command.args(["--exact", "--quiet", "--test-threads", "1"]);
-        if !tests.contains(&"?") {
-            command.args(tests);
+    for some in tests.chunks(AT_ONCE) {
+        let mut programs: BTreeMap<&Path, Vec<&str>> = BTreeMap::new();
+        for (program, test) in some {
+            programs.entry(program).or_default().push(test);
         }
-        let mut child = command
-            .env("PTX_EMULATOR_MUTANT", mutant.number.to_string())
-            .env("PTX_EMULATOR_BENT", &bent)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .current_dir(root.join("emulator"))
-            .spawn()?;
-        let start = Instant::now();
-        let status = loop {
-            if let Some(status) = child.try_wait()? {
-                break Some(status);
-            }
-            if start.elapsed() > PATIENCE {
-                child.kill()?;
-                child.wait()?;
-                break None;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        };
-        noticed |= !status.is_some_and(|status| status.success());
+        for (program, tests) in programs {
+            noticed = noticed || !pass(root, mutant, program, &tests, &bent)?;
+        }
         if noticed {
             break;
         }
@@ -292,4 +284,32 @@ fn judge(root: &Path, mutant: &Mutant, tests: &BTreeSet<Test>) -> Result<Verdict
         (false, false) => Verdict::NoMutant,
         (false, true) => Verdict::Survived,
     })
+}
+
+/// Whether tests of a program pass with the mutant.
+fn pass(root: &Path, mutant: &Mutant, program: &Path, tests: &[&str], bent: &Path) -> Result<bool> {
+    let mut command = Command::new(program);
+    command.args(["--exact", "--quiet", "--test-threads", "1"]);
+    if !tests.contains(&"?") {
+        command.args(tests);
+    }
+    let mut child = command
+        .env("PTX_EMULATOR_MUTANT", mutant.number.to_string())
+        .env("PTX_EMULATOR_BENT", bent)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir(root.join("emulator"))
+        .spawn()?;
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status.success());
+        }
+        if start.elapsed() > PATIENCE {
+            child.kill()?;
+            child.wait()?;
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
