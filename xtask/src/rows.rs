@@ -21,9 +21,20 @@ pub struct Arguments {
     /// Only mutants whose description contains this
     #[arg(default_value = "")]
     filter: String,
+    /// Only every N-th mutant, from the K-th: `0/12` is the first of twelve shares
+    #[arg(long, value_name = "K/N", value_parser = share, default_value = "0/1")]
+    share: (usize, usize),
     /// Share of mutants that has to be noticed, in percent
     #[arg(long, default_value_t = 98.0)]
     goal: f64,
+}
+
+fn share(text: &str) -> Result<(usize, usize), String> {
+    let numbers = text.split_once('/');
+    let numbers = numbers.and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)));
+    numbers
+        .filter(|(k, n)| k < n)
+        .ok_or_else(|| "a share is K/N with K below N".to_owned())
 }
 
 /// Mutants that do what the row does: start of the opcode, part of the description, and why.
@@ -120,7 +131,8 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     let programs = build(root)?;
     let seen = seen(root, &programs)?;
     let mut mutants = list(root, &programs)?;
-    mutants.retain(|mutant| mutant.about.contains(&arguments.filter));
+    let (nth, of) = arguments.share;
+    mutants.retain(|mutant| mutant.number % of == nth && mutant.about.contains(&arguments.filter));
     let next = AtomicUsize::new(0);
     let verdicts = Mutex::new(BTreeMap::new());
     let bar = ProgressBar::new(mutants.len() as u64);
