@@ -230,7 +230,7 @@ pub enum Operand {
     },
     /// Integer literal (constant expressions are folded by the parser).
     Int(i128),
-    /// `0fXXXXXXXX`, `0dX..` or decimal floating literal, as bits of an `f64` or `f32`.
+    /// Floating literal: decimal, or its bits behind `0f` (of an `f32`) or `0d` (of an `f64`).
     Float {
         /// Value.
         value: f64,

@@ -37,7 +37,7 @@ fn share(text: &str) -> Result<(usize, usize), String> {
         .ok_or_else(|| "a share is K/N with K below N".to_owned())
 }
 
-/// Mutants that do what the row does: start of the opcode, part of the description, and why.
+/// Mutants that do what the row does, or what another mutant does: start of the opcode, part of the description, and why.
 const EQUIVALENT: &[(&str, &str, &str)] = &[
     (
         "",
@@ -55,8 +55,16 @@ const EQUIVALENT: &[(&str, &str, &str)] = &[
     ("", ": hint as L2::cache_hint", "a hint"),
     ("", ": flag uni", "a promise that nothing is made of"),
     ("", ": flag rn", "the rounding that is meant without it"),
-    ("", ": to as shared::cta", "another name for shared"),
-    ("", ": space as shared::cta", "another name for shared"),
+    (
+        "",
+        ": to as shared::cta",
+        "the same mutant as the one for shared",
+    ),
+    (
+        "",
+        ": space as shared::cta",
+        "the same mutant as the one for shared",
+    ),
     ("add", ": sources 0 and 1 swapped", "commutative"),
     ("mul", ": sources 0 and 1 swapped", "commutative"),
     ("mad", ": sources 0 and 1 swapped", "commutative"),

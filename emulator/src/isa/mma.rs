@@ -22,22 +22,20 @@ const EIGHTS: Mod = types(&[E4M3, E5M2]);
 const FLOATS: Mod = types(&[F32]);
 const DOUBLES: Mod = types(&[F64]);
 
+/// Modifiers of `mma.sync.aligned.SHAPE.row.col` and what comes behind.
+macro_rules! shaped {
+    ($shape:literal, $($rest:expr),+) => {
+        &[need("sync"), need("aligned"), need($shape), need("row"), need("col"), $($rest),+]
+    };
+}
+pub(super) use shaped;
+
 /// A row of `mma.sync.aligned.SHAPE.row.col.D.A.B.C`: numbers of registers of A, B, and of C and D,
 /// the type of the latter, and what has to be there.
 macro_rules! mma_row {
     ($shape:literal, $d:expr, $a:expr, $na:literal, $nb:literal, $nc:literal, $ty:expr, $from:expr, $since:expr) => {
         row("mma", TITLE, Class::Tensor)
-            .mods(&[
-                need("sync"),
-                need("aligned"),
-                need($shape),
-                need("row"),
-                need("col"),
-                $d,
-                $a,
-                $a,
-                $d,
-            ])
+            .mods(shaped!($shape, $d, $a, $a, $d))
             .args(&[
                 DV(Is($ty), Count::Fixed($nc)),
                 SV(Is($from), Count::Fixed($na)),
@@ -50,8 +48,8 @@ macro_rules! mma_row {
     };
 }
 
-const AMPERE: (u32, u32, u32) = (80, 7, 0);
-const TURING: (u32, u32, u32) = (75, 6, 5);
+pub(super) const AMPERE: (u32, u32, u32) = (80, 7, 0);
+pub(super) const TURING: (u32, u32, u32) = (75, 6, 5);
 const ADA: (u32, u32, u32) = (89, 8, 4);
 const ADA_LATER: (u32, u32, u32) = (89, 8, 7);
 

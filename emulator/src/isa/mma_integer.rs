@@ -1,119 +1,122 @@
 //! `mma.sync` of integers and of single bits; fragments lie as in `mma.rs`.
 
-use super::mma::{Mma, TITLE, shape, validity};
+use super::mma::{AMPERE, Mma, TITLE, TURING, shape, shaped, validity};
 use super::prelude::*;
 
 const BYTES: Mod = types(&[S8, U8]);
 const INT: Mod = types(&[S32]);
-const NIBBLES: &[&str] = &["s4", "u4"];
+const NIBBLES_A: Mod = one("a", &["s4", "u4"]);
+const NIBBLES_B: Mod = one("b", &["s4", "u4"]);
+const BIT_A: Mod = one("a", &["b1"]);
+const BIT_B: Mod = one("b", &["b1"]);
 
-/// Numbers of registers of A, B and C of a shape.
-macro_rules! registers {
-    ($na:literal, $nb:literal, $nc:literal) => {
-        &[
-            DV(Is(S32), Count::Fixed($nc)),
-            SV(Is(B32), Count::Fixed($na)),
-            SV(Is(B32), Count::Fixed($nb)),
-            SV(Is(S32), Count::Fixed($nc)),
-        ]
+/// A row: shape, numbers of registers of A, B and C, what is there since, what picks the function, and
+/// the modifiers behind `.row.col`.
+macro_rules! row_of {
+    ($shape:literal, $na:literal, $nb:literal, $nc:literal, $since:expr, $exec:expr, $($rest:expr),+) => {
+        row("mma", TITLE, Class::Tensor)
+            .mods(shaped!($shape, $($rest),+))
+            .args(&[
+                DV(Is(S32), Count::Fixed($nc)),
+                SV(Is(B32), Count::Fixed($na)),
+                SV(Is(B32), Count::Fixed($nb)),
+                SV(Is(S32), Count::Fixed($nc)),
+            ])
+            .since($since.0, $since.1, $since.2)
+            .together(Together::Warp)
+            .exec($exec)
     };
 }
 
 /// `mma.sync.aligned.SHAPE.row.col{.satfinite}.s32.A.B.s32`.
 macro_rules! bytes_row {
-    ($shape:literal, $na:literal, $nb:literal, $nc:literal, $sm:literal, $major:literal, $minor:literal) => {
-        row("mma", TITLE, Class::Tensor)
-            .mods(&[
-                need("sync"),
-                need("aligned"),
-                need($shape),
-                need("row"),
-                need("col"),
-                flag("satfinite"),
-                INT,
-                BYTES,
-                BYTES,
-                INT,
-            ])
-            .args(registers!($na, $nb, $nc))
-            .since($sm, $major, $minor)
-            .together(Together::Warp)
-            .exec(|f| {
-                let types = [f.ty(1), f.ty(2)].map(Type::token);
-                note(f, types)?;
-                Some(exec!(|w, i, m| multiply::<16>(w, i, m)))
-            })
+    ($shape:literal, $na:literal, $nb:literal, $nc:literal, $since:expr) => {
+        row_of!(
+            $shape,
+            $na,
+            $nb,
+            $nc,
+            $since,
+            bytes,
+            flag("satfinite"),
+            INT,
+            BYTES,
+            BYTES,
+            INT
+        )
     };
 }
 
 /// The same for nibbles, whose types are no types of registers.
 macro_rules! nibbles_row {
-    ($shape:literal, $na:literal, $nb:literal, $nc:literal, $sm:literal, $major:literal, $minor:literal) => {
-        row("mma", TITLE, Class::Tensor)
-            .mods(&[
-                need("sync"),
-                need("aligned"),
-                need($shape),
-                need("row"),
-                need("col"),
-                flag("satfinite"),
-                INT,
-                one("a", NIBBLES),
-                one("b", NIBBLES),
-                INT,
-            ])
-            .args(registers!($na, $nb, $nc))
-            .since($sm, $major, $minor)
-            .together(Together::Warp)
-            .exec(|f| {
-                let types = [f.one("a")?, f.one("b")?];
-                note(f, types)?;
-                Some(exec!(cold | w, i, m | multiply::<32>(w, i, m)))
-            })
+    ($shape:literal, $na:literal, $nb:literal, $nc:literal, $since:expr) => {
+        row_of!(
+            $shape,
+            $na,
+            $nb,
+            $nc,
+            $since,
+            nibbles,
+            flag("satfinite"),
+            INT,
+            NIBBLES_A,
+            NIBBLES_B,
+            INT
+        )
     };
 }
 
 /// `mma.sync.aligned.SHAPE.row.col.s32.b1.b1.s32.OP.popc`.
 macro_rules! bits_row {
-    ($shape:literal, $na:literal, $nb:literal, $nc:literal, $op:literal, $sm:literal, $major:literal, $minor:literal) => {
-        row("mma", TITLE, Class::Tensor)
-            .mods(&[
-                need("sync"),
-                need("aligned"),
-                need($shape),
-                need("row"),
-                need("col"),
-                need($op),
-                need("popc"),
-                INT,
-                one("a", &["b1"]),
-                one("b", &["b1"]),
-                INT,
-            ])
-            .args(registers!($na, $nb, $nc))
-            .since($sm, $major, $minor)
-            .together(Together::Warp)
-            .exec(|f| {
-                note(f, ["b1", "b1"])?;
-                Some(exec!(cold | w, i, m | count_bits(w, i, m)))
-            })
+    ($shape:literal, $na:literal, $nb:literal, $nc:literal, $op:literal, $since:expr) => {
+        row_of!(
+            $shape,
+            $na,
+            $nb,
+            $nc,
+            $since,
+            bits,
+            need($op),
+            need("popc"),
+            INT,
+            BIT_A,
+            BIT_B,
+            INT
+        )
     };
 }
 
 pub(super) static ROWS: &[Row] = &[
-    bytes_row!("m16n8k32", 4, 2, 4, 80, 7, 0),
-    bytes_row!("m16n8k16", 2, 1, 4, 80, 7, 0),
-    bytes_row!("m8n8k16", 1, 1, 2, 75, 6, 5),
-    nibbles_row!("m16n8k64", 4, 2, 4, 80, 7, 0),
-    nibbles_row!("m16n8k32", 2, 1, 4, 80, 7, 0),
-    nibbles_row!("m8n8k32", 1, 1, 2, 75, 6, 5),
-    bits_row!("m16n8k256", 4, 2, 4, "xor", 80, 7, 0),
-    bits_row!("m16n8k128", 2, 1, 4, "xor", 80, 7, 0),
-    bits_row!("m8n8k128", 1, 1, 2, "xor", 75, 7, 0),
-    bits_row!("m16n8k256", 4, 2, 4, "and", 80, 7, 1),
-    bits_row!("m16n8k128", 2, 1, 4, "and", 80, 7, 1),
-    bits_row!("m8n8k128", 1, 1, 2, "and", 80, 7, 1),
+    bytes_row!("m16n8k32", 4, 2, 4, AMPERE),
+    bytes_row!("m16n8k16", 2, 1, 4, AMPERE),
+    bytes_row!("m8n8k16", 1, 1, 2, TURING),
+    nibbles_row!("m16n8k64", 4, 2, 4, AMPERE),
+    nibbles_row!("m16n8k32", 2, 1, 4, AMPERE),
+    nibbles_row!("m8n8k32", 1, 1, 2, TURING),
+    bits_row!("m16n8k256", 4, 2, 4, "xor", AMPERE),
+    bits_row!("m16n8k128", 2, 1, 4, "xor", AMPERE),
+    bits_row!("m8n8k128", 1, 1, 2, "xor", (75, 7, 0)),
+    bits_row!("m16n8k256", 4, 2, 4, "and", (80, 7, 1)),
+    bits_row!("m16n8k128", 2, 1, 4, "and", (80, 7, 1)),
+    bits_row!("m8n8k128", 1, 1, 2, "and", (80, 7, 1)),
 ];
+
+fn bytes(f: &mut Form<'_>) -> Option<ExecFn> {
+    let types = [f.ty(1), f.ty(2)].map(Type::token);
+    note(f, types)?;
+    Some(exec!(|w, i, m| multiply::<16>(w, i, m)))
+}
+
+fn nibbles(f: &mut Form<'_>) -> Option<ExecFn> {
+    let types = [f.one("a")?, f.one("b")?];
+    note(f, types)?;
+    Some(exec!(cold | w, i, m | multiply::<32>(w, i, m)))
+}
+
+fn bits(f: &mut Form<'_>) -> Option<ExecFn> {
+    note(f, ["b1", "b1"])?;
+    Some(exec!(cold | w, i, m | count_bits(w, i, m)))
+}
 
 /// Sum beyond the range of `s32`: clamped instead of wrapped.
 const SATURATE: u64 = 1 << 48;

@@ -53,6 +53,7 @@
 //!   - Bodies are compiled twice, for the baseline and for AVX2 + FMA (see [`crate::simd`]), and the
 //!     loops over lanes are vectorised by the compiler, so write them without branches where that is
 //!     natural. Functions they call should be `#[inline(always)]`; then `f32::mul_add` is one `vfmadd`.
+//! * **Approximate** instructions say with `.bound(..)` what they approximate and how well (see `perturb`).
 //! * List the family's `ROWS` in [`FAMILIES`] below.
 
 use crate::ast::Type;

@@ -7,6 +7,38 @@ const TITLE: &str = "Parallel Synchronization and Communication Instructions: ba
 
 /// `bar.sync a{, b}` and its like, with and without `.aligned`: `.cta` may be written.
 const CTA: Mod = maybe("scope", &["cta"]);
+const AND_OR: Mod = one("op", &["and", "or"]);
+
+const POPC: &[Mod] = &[need("red"), need("popc"), CTA, types(&[U32])];
+const POPC_ALIGNED: &[Mod] = &[
+    need("red"),
+    need("popc"),
+    need("aligned"),
+    CTA,
+    types(&[U32]),
+];
+const LOGIC: &[Mod] = &[need("red"), AND_OR, CTA, types(&[Pred])];
+const LOGIC_ALIGNED: &[Mod] = &[need("red"), need("aligned"), AND_OR, CTA, types(&[Pred])];
+
+/// Operands of a reduction over all threads of the block, and over as many as the third one says.
+const ALL: &[Arg] = &[D(T0), S(Is(U32)), S(Is(Pred))];
+const SOME: &[Arg] = &[D(T0), S(Is(U32)), S(Is(U32)), S(Is(Pred))];
+
+/// A row that counts the threads whose predicate is true.
+const fn popc(opcode: &'static str, mods: &'static [Mod], args: &'static [Arg]) -> Row {
+    row(opcode, TITLE, Class::Sync)
+        .mods(mods)
+        .args(args)
+        .exec(|_| Some(exec!(cold | w, i, m | reduce(w, i, m, Reduce::Count))))
+}
+
+/// A row that says whether the predicate is true in all threads, or in any.
+const fn logic(opcode: &'static str, mods: &'static [Mod], args: &'static [Arg]) -> Row {
+    row(opcode, TITLE, Class::Sync)
+        .mods(mods)
+        .args(args)
+        .exec(reduce_predicate)
+}
 
 pub(super) static ROWS: &[Row] = &[
     row("bar", TITLE, Class::Sync)
@@ -37,86 +69,18 @@ pub(super) static ROWS: &[Row] = &[
         .mods(&[need("arrive"), CTA])
         .args(&[S(Is(U32)), S(Is(U32))])
         .exec(|_| Some(exec!(cold | w, i, m | barrier(w, i, m, true)))),
-    row("bar", TITLE, Class::Sync)
-        .mods(&[need("red"), need("popc"), CTA, types(&[U32])])
-        .args(&[D(T0), S(Is(U32)), S(Is(Pred))])
-        .together(Together::Live)
-        .exec(|_| Some(exec!(cold | w, i, m | reduce(w, i, m, Reduce::Count)))),
-    row("bar", TITLE, Class::Sync)
-        .mods(&[need("red"), one("op", &["and", "or"]), CTA, types(&[Pred])])
-        .args(&[D(T0), S(Is(U32)), S(Is(Pred))])
-        .together(Together::Live)
-        .exec(reduce_predicate),
-    row("barrier", TITLE, Class::Sync)
-        .mods(&[
-            need("red"),
-            need("popc"),
-            need("aligned"),
-            CTA,
-            types(&[U32]),
-        ])
-        .args(&[D(T0), S(Is(U32)), S(Is(Pred))])
-        .together(Together::Live)
-        .exec(|_| Some(exec!(cold | w, i, m | reduce(w, i, m, Reduce::Count)))),
-    row("barrier", TITLE, Class::Sync)
-        .mods(&[
-            need("red"),
-            need("aligned"),
-            one("op", &["and", "or"]),
-            CTA,
-            types(&[Pred]),
-        ])
-        .args(&[D(T0), S(Is(U32)), S(Is(Pred))])
-        .together(Together::Live)
-        .exec(reduce_predicate),
-    row("bar", TITLE, Class::Sync)
-        .mods(&[need("red"), need("popc"), CTA, types(&[U32])])
-        .args(&[D(T0), S(Is(U32)), S(Is(U32)), S(Is(Pred))])
-        .together(Together::Live)
-        .exec(|_| Some(exec!(cold | w, i, m | reduce(w, i, m, Reduce::Count)))),
-    row("bar", TITLE, Class::Sync)
-        .mods(&[need("red"), one("op", &["and", "or"]), CTA, types(&[Pred])])
-        .args(&[D(T0), S(Is(U32)), S(Is(U32)), S(Is(Pred))])
-        .together(Together::Live)
-        .exec(reduce_predicate),
-    row("barrier", TITLE, Class::Sync)
-        .mods(&[
-            need("red"),
-            need("popc"),
-            need("aligned"),
-            CTA,
-            types(&[U32]),
-        ])
-        .args(&[D(T0), S(Is(U32)), S(Is(U32)), S(Is(Pred))])
-        .together(Together::Live)
-        .exec(|_| Some(exec!(cold | w, i, m | reduce(w, i, m, Reduce::Count)))),
-    row("barrier", TITLE, Class::Sync)
-        .mods(&[need("red"), need("popc"), CTA, types(&[U32])])
-        .args(&[D(T0), S(Is(U32)), S(Is(Pred))])
-        .exec(|_| Some(exec!(cold | w, i, m | reduce(w, i, m, Reduce::Count)))),
-    row("barrier", TITLE, Class::Sync)
-        .mods(&[need("red"), need("popc"), CTA, types(&[U32])])
-        .args(&[D(T0), S(Is(U32)), S(Is(U32)), S(Is(Pred))])
-        .exec(|_| Some(exec!(cold | w, i, m | reduce(w, i, m, Reduce::Count)))),
-    row("barrier", TITLE, Class::Sync)
-        .mods(&[
-            need("red"),
-            need("aligned"),
-            one("op", &["and", "or"]),
-            CTA,
-            types(&[Pred]),
-        ])
-        .args(&[D(T0), S(Is(U32)), S(Is(U32)), S(Is(Pred))])
-        .together(Together::Live)
-        .exec(reduce_predicate),
-    row("barrier", TITLE, Class::Sync)
-        .mods(&[need("red"), one("op", &["and", "or"]), CTA, types(&[Pred])])
-        .args(&[D(T0), S(Is(U32)), S(Is(Pred))])
-        .exec(reduce_predicate),
-    row("barrier", TITLE, Class::Sync)
-        .mods(&[need("red"), one("op", &["and", "or"]), CTA, types(&[Pred])])
-        .args(&[D(T0), S(Is(U32)), S(Is(U32)), S(Is(Pred))])
-        .exec(reduce_predicate),
+    popc("bar", POPC, ALL).together(Together::Live),
+    popc("bar", POPC, SOME).together(Together::Live),
+    logic("bar", LOGIC, ALL).together(Together::Live),
+    logic("bar", LOGIC, SOME).together(Together::Live),
+    popc("barrier", POPC_ALIGNED, ALL).together(Together::Live),
+    popc("barrier", POPC_ALIGNED, SOME).together(Together::Live),
+    logic("barrier", LOGIC_ALIGNED, ALL).together(Together::Live),
+    logic("barrier", LOGIC_ALIGNED, SOME).together(Together::Live),
+    popc("barrier", POPC, ALL),
+    popc("barrier", POPC, SOME),
+    logic("barrier", LOGIC, ALL),
+    logic("barrier", LOGIC, SOME),
     row(
         "bar.warp.sync",
         "Parallel Synchronization and Communication Instructions: bar.warp.sync",
