@@ -50,6 +50,12 @@ pub struct Declaration {
     /// Head dimension; 0 where the kernel has none.
     #[serde(default)]
     pub head_dim: u32,
+    /// Head dimension of the values; 0 where the kernel has none.
+    #[serde(default)]
+    pub v_dim: u32,
+    /// Which of a family's entries of one type and head dimension.
+    #[serde(default)]
+    pub variant: String,
     /// Hot kernels may not spill registers.
     #[serde(default)]
     pub hot: bool,

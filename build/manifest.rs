@@ -41,6 +41,10 @@ pub struct Record {
     pub dtype: String,
     /// Head dimension, 0 for none.
     pub head_dim: u32,
+    /// Head dimension of the values, 0 for none.
+    pub v_dim: u32,
+    /// Which of a family's entries of one type and head dimension.
+    pub variant: String,
     /// May not spill registers.
     pub hot: bool,
     /// The files it is made from.

@@ -21,6 +21,12 @@ pub struct Entry {
     pub dtype: &'static str,
     /// Head dimension that it is compiled for; 0 where the kernel has none.
     pub head_dim: u32,
+    /// Head dimension of the values that it is compiled for; 0 where the kernel has none.
+    pub v_dim: u32,
+    /// Which of a family's entries of one type and head dimension. `prefill`: `lean` for ragged
+    /// keys and no options, `paged` for paged keys and no options, `full` for everything and head
+    /// dimensions up to the entry's.
+    pub variant: &'static str,
     /// Query rows (output rows) of a block.
     pub tile_q: u32,
     /// Key rows (rows of whatever the block loops over) of a tile.

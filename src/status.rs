@@ -65,17 +65,34 @@ pub enum Offence {
     /// An entry of the queries' cumulative lengths is out of order or out of range: the sequence
     /// was skipped and its output not written. The index is the sequence's.
     SeqLensQ = 0,
-    /// An entry of the keys' cumulative lengths is out of order or out of range: the sequence had
-    /// no keys. The index is the sequence's.
+    /// An entry of the keys' lengths is out of order or out of range: the sequence had no keys.
+    /// The index is the sequence's.
     SeqLensK = 1,
     /// A sequence has more queries than the plan was made for: it was skipped and its output not
     /// written. The index is the sequence's.
     SeqLenTooLong = 2,
+    /// An offset into the list of pages is out of order or out of range, and the sequence had no
+    /// pages; or it has fewer pages than its keys need. Keys without a page were treated as absent:
+    /// nobody attends to them. The index is the sequence's.
+    PageRange = 3,
+    /// A page id is out of range. The page holds keys that some query of the sequence may attend
+    /// to by causality and window; they were treated as absent. The index is the sequence's.
+    PageId = 4,
+    /// An offset into the mask is out of order or out of range, or leaves too few bits: the
+    /// sequence had no keys. The index is the sequence's.
+    Mask = 5,
 }
 
 impl Offence {
     /// All kinds, by number.
-    pub const ALL: [Offence; 3] = [Offence::SeqLensQ, Offence::SeqLensK, Offence::SeqLenTooLong];
+    pub const ALL: [Offence; 6] = [
+        Offence::SeqLensQ,
+        Offence::SeqLensK,
+        Offence::SeqLenTooLong,
+        Offence::PageRange,
+        Offence::PageId,
+        Offence::Mask,
+    ];
 
     /// The kind's bit in a status word.
     pub const fn bit(self) -> u32 {
@@ -86,8 +103,13 @@ impl Offence {
     const fn describe(self) -> &'static str {
         match self {
             Offence::SeqLensQ => "cumulative query lengths out of order or range at sequence",
-            Offence::SeqLensK => "cumulative key lengths out of order or range at sequence",
+            Offence::SeqLensK => "key lengths out of order or range at sequence",
             Offence::SeqLenTooLong => "more queries than planned in sequence",
+            Offence::PageRange => {
+                "page offsets out of order or range, or too few pages, at sequence"
+            }
+            Offence::PageId => "page id out of range in sequence",
+            Offence::Mask => "mask offsets out of order or range, or too few bits, at sequence",
         }
     }
 }
@@ -209,7 +231,7 @@ mod tests {
         );
         assert_eq!(
             report.to_string(),
-            "cumulative key lengths out of order or range at sequence 7 (and 1 further kinds)"
+            "key lengths out of order or range at sequence 7 (and 1 further kinds)"
         );
     }
 

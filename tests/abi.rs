@@ -88,7 +88,7 @@ fn the_catalog_repeats_the_ptx() {
 #[test]
 fn rust_passes_what_the_kernel_declares() {
     let prefill = || ENTRIES.iter().filter(|entry| entry.kernel == "prefill");
-    assert_eq!(prefill().count(), 4);
+    assert!(prefill().count() >= 4);
     let offsets: Vec<u32> = PrefillParams::FIELDS
         .iter()
         .map(|&(_, at)| at as u32)

@@ -11,8 +11,12 @@
 // Kind of offence: bit number in Status::bits. `index` below is the sequence's number within the batch.
 enum class Offence : uint32_t {
   kSeqLensQ = 0,       // cu_seqlens_q: entry out of order or out of range; the sequence is skipped
-  kSeqLensK = 1,       // cu_seqlens_k: entry out of order or out of range; the sequence has no keys
+  kSeqLensK = 1,       // cu_seqlens_k, seqlens_k: entry out of order or out of range; the sequence has no keys
   kSeqLenTooLong = 2,  // more queries than max_seqlen_q promised; the sequence is skipped
+  kPageRange = 3,      // page_indptr: entry out of order or out of range, then the sequence has no pages; or it has
+                       // fewer pages than its keys need. Keys without a page are absent
+  kPageId = 4,         // page id out of range, of a page with keys that some query may see; they are absent
+  kMask = 5,           // mask_offsets: entry out of order or out of range, or too few bits; the sequence has no keys
 };
 
 struct alignas(8) Status {

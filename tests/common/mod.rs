@@ -319,6 +319,7 @@ impl<T: Float> Case<T> {
     pub fn tile_k(&self) -> usize {
         let entry = catalog::ENTRIES.iter().find(|entry| {
             entry.kernel == "prefill"
+                && entry.variant == "lean"
                 && entry.dtype == T::DTYPE.name()
                 && entry.head_dim as usize == self.problem.heads.dim
         });

@@ -230,6 +230,8 @@ fn record(entry: &Declaration, made_from: &Fingerprint, text: &str, info: Info) 
         ptx_version: entry.ptx_version.clone(),
         dtype: entry.dtype.clone(),
         head_dim: entry.head_dim,
+        v_dim: entry.v_dim,
+        variant: entry.variant.clone(),
         hot: entry.hot,
         sources: made_from.files.keys().cloned().collect(),
         defines: entry.defines.clone(),

@@ -79,6 +79,8 @@ impl Toy {
                 ptx_version: entry.ptx_version.clone(),
                 dtype: entry.dtype.clone(),
                 head_dim: entry.head_dim,
+                v_dim: entry.v_dim,
+                variant: entry.variant.clone(),
                 hot: entry.hot,
                 sources: now.files.into_keys().collect(),
                 defines: entry.defines.clone(),

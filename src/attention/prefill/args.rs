@@ -151,7 +151,7 @@ impl<'a> Bound<'a> {
                 out_stride_token,
                 out_stride_head,
                 lse_stride_head,
-                // The four below are in range by the limits that the plan checked.
+                // Sizes are in range by the limits that the plan checked.
                 batch: plan.problem().batch as i32,
                 num_heads: heads.query as i32,
                 num_kv_heads: heads.kv as i32,
@@ -160,6 +160,14 @@ impl<'a> Bound<'a> {
                 total_k,
                 causal: i32::from(plan.problem().causal),
                 scale_log2: plan.scale_log2,
+                page_size: 1,
+                page_reciprocal: u32::MAX,
+                head_dim: heads.dim as i32,
+                v_dim: heads.dim as i32,
+                window_left: -1,
+                window_right: -1,
+                // No pages, slopes, sinks, mask or soft-cap.
+                ..PrefillParams::default()
             },
         })
     }

@@ -89,7 +89,7 @@ impl PrefillProblem {
         let entries = || {
             catalog::ENTRIES
                 .iter()
-                .filter(|entry| entry.kernel == "prefill")
+                .filter(|entry| entry.kernel == "prefill" && entry.variant == "lean")
         };
         let mut dtypes: Vec<&str> = entries().map(|entry| entry.dtype).collect();
         dtypes.sort_unstable();
