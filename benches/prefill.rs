@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
 use infer_kernels::attention::SeqLens;
-use infer_kernels::attention::prefill::{HeadShape, PrefillArgs, PrefillPlan, PrefillProblem};
+use infer_kernels::attention::prefill::{HeadShape, Kv, PrefillArgs, PrefillPlan, PrefillProblem};
 use infer_kernels::{Buffer, DType, Device, StatusWord, Stream};
 
 const LLAMA_3_8B: HeadShape = HeadShape {
@@ -53,16 +53,17 @@ impl Prepared {
 
     fn run(&mut self) {
         let HeadShape { query, kv, dim } = LLAMA_3_8B;
-        let args = PrefillArgs {
-            q: self.q.tensor([self.tokens, query, dim]).unwrap(),
-            k: self.k.tensor([self.tokens, kv, dim]).unwrap(),
-            v: self.v.tensor([self.tokens, kv, dim]).unwrap(),
-            out: self.out.tensor_mut([self.tokens, query, dim]).unwrap(),
-            lse: None,
-            seqlens_q: (&self.lens).into(),
-            seqlens_k: (&self.lens).into(),
-            status: &self.status,
-        };
+        let args = PrefillArgs::new(
+            self.q.tensor([self.tokens, query, dim]).unwrap(),
+            Kv::Ragged {
+                k: self.k.tensor([self.tokens, kv, dim]).unwrap(),
+                v: self.v.tensor([self.tokens, kv, dim]).unwrap(),
+                seqlens: (&self.lens).into(),
+            },
+            self.out.tensor_mut([self.tokens, query, dim]).unwrap(),
+            &self.lens,
+            &self.status,
+        );
         self.plan.run(&self.stream, args).unwrap();
     }
 

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use common::device;
 use half::bf16;
-use infer_kernels::attention::prefill::{HeadShape, PrefillArgs, PrefillPlan, PrefillProblem};
+use infer_kernels::attention::prefill::{HeadShape, Kv, PrefillArgs, PrefillPlan, PrefillProblem};
 use infer_kernels::attention::{CuSeqLens, SeqLens};
 use infer_kernels::reference::HostTensor;
 use infer_kernels::{DType, Device, Region, StatusReport, StatusWord};
@@ -183,8 +183,8 @@ proptest! {
             true => Some(lse.tensor_mut([heads.query, rows_q]).unwrap()),
             false => None,
         };
-        let args =
-            PrefillArgs { q, k, v, out, lse, seqlens_q: cu[0], seqlens_k: cu[1], status: &status };
+        let mut args = PrefillArgs::new(q, Kv::Ragged { k, v, seqlens: cu[1] }, out, cu[0], &status);
+        args.lse = lse;
         match plan.run(&stream, args) {
             Err(infer_kernels::attention::prefill::PrefillError::Device(error)) => {
                 prop_assert!(false, "the launch failed: {error:?}");

@@ -22,12 +22,12 @@ fn others_per_tensor_operation(dim: usize) -> f64 {
     let mut case = Case::<bf16>::random(&mut StdRng::seed_from_u64(1), heads, &lengths);
     case.problem.causal = true;
     let device = device();
-    case.run(&device).unwrap();
+    let outcome = case.run(&device).unwrap();
     let stats = device.last_launch().unwrap();
     assert_eq!(stats.bank_conflicts, 0);
 
     // Each query tile of 128 rows reads, once, itself and the keys that it sees, in whole tiles.
-    let tile_k = case.tile_k();
+    let tile_k = outcome.tile_k();
     let keys: usize = (1..=TOKENS / 128)
         .map(|tiles| (128 * tiles).next_multiple_of(tile_k).min(TOKENS))
         .sum();

@@ -1,7 +1,9 @@
 //! What can be used from several threads, stated where a change would not compile.
 
 use half::bf16;
-use infer_kernels::attention::prefill::{PrefillArgs, PrefillError, PrefillPlan, PrefillProblem};
+use infer_kernels::attention::prefill::{
+    Kv, PrefillArgs, PrefillError, PrefillPlan, PrefillProblem,
+};
 use infer_kernels::attention::{CuSeqLens, SeqLens, SeqLensError};
 use infer_kernels::{
     Buffer, Device, DeviceError, Region, RegionMut, StatusReport, StatusWord, Stream, Tensor,
@@ -61,16 +63,17 @@ mod emulator {
                     let mut out = stream.alloc::<bf16>(9 * 64).unwrap();
                     let lens = SeqLens::from_lengths(&stream, &[9]).unwrap();
                     let status = StatusWord::new(&stream).unwrap();
-                    let args = PrefillArgs {
-                        q: input.tensor([9, 1, 64]).unwrap(),
-                        k: input.tensor([9, 1, 64]).unwrap(),
-                        v: input.tensor([9, 1, 64]).unwrap(),
-                        out: out.tensor_mut([9, 1, 64]).unwrap(),
-                        lse: None,
-                        seqlens_q: (&lens).into(),
-                        seqlens_k: (&lens).into(),
-                        status: &status,
-                    };
+                    let args = PrefillArgs::new(
+                        input.tensor([9, 1, 64]).unwrap(),
+                        Kv::Ragged {
+                            k: input.tensor([9, 1, 64]).unwrap(),
+                            v: input.tensor([9, 1, 64]).unwrap(),
+                            seqlens: (&lens).into(),
+                        },
+                        out.tensor_mut([9, 1, 64]).unwrap(),
+                        &lens,
+                        &status,
+                    );
                     plan.run(&stream, args).unwrap();
                     assert_eq!(out.download().unwrap(), ones);
                 });

@@ -4,9 +4,9 @@ use std::error::Error;
 
 use half::bf16;
 use infer_kernels::attention::SeqLens;
-use infer_kernels::attention::prefill::{HeadShape, PrefillArgs, PrefillPlan, PrefillProblem};
+use infer_kernels::attention::prefill::{HeadShape, Kv, PrefillArgs, PrefillPlan, PrefillProblem};
 use infer_kernels::reference::HostTensor;
-use infer_kernels::reference::attention::{PrefillInputs, prefill, prefill_rounded};
+use infer_kernels::reference::attention::{HostKv, PrefillInputs, prefill, prefill_rounded};
 use infer_kernels::reference::tolerance::{Comparison, Rule};
 use infer_kernels::{DType, Device, Float, StatusWord, catalog};
 use rand::SeedableRng;
@@ -59,16 +59,18 @@ pub fn run(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Error>> {
     let run = Run::of(device, &stream, || {
         plan.run(
             &stream,
-            PrefillArgs {
-                q: q_device.tensor(shape_q)?,
-                k: k_device.tensor(shape_kv)?,
-                v: v_device.tensor(shape_kv)?,
-                out: out.tensor_mut(shape_q)?,
-                lse: Some(lse.tensor_mut([HEADS.query, tokens])?),
-                seqlens_q: (&lens).into(),
-                seqlens_k: (&lens).into(),
-                status: &status,
-            },
+            PrefillArgs::new(
+                q_device.tensor(shape_q)?,
+                Kv::Ragged {
+                    k: k_device.tensor(shape_kv)?,
+                    v: v_device.tensor(shape_kv)?,
+                    seqlens: (&lens).into(),
+                },
+                out.tensor_mut(shape_q)?,
+                &lens,
+                &status,
+            )
+            .lse(lse.tensor_mut([HEADS.query, tokens])?),
         )
     })?;
     let (out, lse) = (out.download()?, lse.download()?);
@@ -80,13 +82,12 @@ pub fn run(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Error>> {
             Some(*end)
         }))
         .collect();
-    let inputs = PrefillInputs {
-        q: HostTensor::new(&q, shape_q)?,
+    let kv = HostKv::Ragged {
         k: HostTensor::new(&k, shape_kv)?,
         v: HostTensor::new(&v, shape_kv)?,
-        offsets_q: &offsets,
-        offsets_k: &offsets,
+        offsets: &offsets,
     };
+    let inputs = PrefillInputs::new(HostTensor::new(&q, shape_q)?, kv, &offsets);
     let exact = prefill(&problem, inputs)?;
 
     steps.next("the reference that rounds as the kernel does");
@@ -97,12 +98,14 @@ pub fn run(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Error>> {
         exact: &exact.out,
         rounded: &rounded.out,
         terms: &exact.out_terms,
+        allowed: &exact.out_allowed,
     };
     let lse = Comparison {
         got: &lse,
         exact: &exact.lse,
         rounded: &rounded.lse,
         terms: &exact.lse_terms,
+        allowed: &exact.lse_allowed,
     };
     Ok(Report {
         shapes: vec![

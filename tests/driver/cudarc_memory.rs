@@ -3,7 +3,7 @@
 use half::bf16;
 use infer_kernels::attention::SeqLens;
 use infer_kernels::attention::prefill::{
-    HeadShape, PrefillArgs, PrefillError, PrefillPlan, PrefillProblem,
+    HeadShape, Kv, PrefillArgs, PrefillError, PrefillPlan, PrefillProblem,
 };
 use infer_kernels::{DType, Device, DeviceError, OperandError, StatusWord};
 
@@ -33,16 +33,17 @@ fn slices_are_operands_on_their_own_stream() {
         let input = stream.cudarc(input.as_view()).unwrap();
         let mut output = stream.cudarc_mut(output.as_view_mut()).unwrap();
         let input = input.region().tensor([2, 1, 64]).unwrap();
-        let args = PrefillArgs {
-            q: input,
-            k: input,
-            v: input,
-            out: output.region_mut().tensor([2, 1, 64]).unwrap(),
-            lse: None,
-            seqlens_q: (&lens).into(),
-            seqlens_k: (&lens).into(),
-            status: &status,
-        };
+        let args = PrefillArgs::new(
+            input,
+            Kv::Ragged {
+                k: input,
+                v: input,
+                seqlens: (&lens).into(),
+            },
+            output.region_mut().tensor([2, 1, 64]).unwrap(),
+            &lens,
+            &status,
+        );
         plan.run(&stream, args).unwrap();
     }
     assert_eq!(own.clone_dtoh(&output).unwrap(), [bf16::ONE; 128]);
@@ -80,16 +81,17 @@ fn operands_of_another_stream_are_refused() {
     let foreign = other.upload(&[bf16::ONE; 128]).unwrap();
     let mut output = stream.alloc::<bf16>(128).unwrap();
     let input = input.tensor([2, 1, 64]).unwrap();
-    let args = PrefillArgs {
-        q: input,
-        k: foreign.tensor([2, 1, 64]).unwrap(),
-        v: input,
-        out: output.tensor_mut([2, 1, 64]).unwrap(),
-        lse: None,
-        seqlens_q: (&lens).into(),
-        seqlens_k: (&lens).into(),
-        status: &status,
-    };
+    let args = PrefillArgs::new(
+        input,
+        Kv::Ragged {
+            k: foreign.tensor([2, 1, 64]).unwrap(),
+            v: input,
+            seqlens: (&lens).into(),
+        },
+        output.tensor_mut([2, 1, 64]).unwrap(),
+        &lens,
+        &status,
+    );
     let error = plan.run(&stream, args).unwrap_err();
     let PrefillError::Operand(OperandError::Stream {
         tensor,

@@ -3,7 +3,7 @@
 use cust::memory::{CopyDestination, DeviceBuffer};
 use half::bf16;
 use infer_kernels::attention::SeqLens;
-use infer_kernels::attention::prefill::{HeadShape, PrefillArgs, PrefillPlan, PrefillProblem};
+use infer_kernels::attention::prefill::{HeadShape, Kv, PrefillArgs, PrefillPlan, PrefillProblem};
 use infer_kernels::{DType, DeviceError, StatusWord};
 
 use crate::alone::alone;
@@ -27,16 +27,17 @@ fn buffers_are_operands_once_a_stream_owns_them() {
     let input = stream.cust(input, DType::BF16).unwrap();
     let mut output = stream.cust(output, DType::BF16).unwrap();
     let tensor = input.region().tensor([2, 1, 64]).unwrap();
-    let args = PrefillArgs {
-        q: tensor,
-        k: tensor,
-        v: tensor,
-        out: output.region_mut().tensor([2, 1, 64]).unwrap(),
-        lse: None,
-        seqlens_q: (&lens).into(),
-        seqlens_k: (&lens).into(),
-        status: &status,
-    };
+    let args = PrefillArgs::new(
+        tensor,
+        Kv::Ragged {
+            k: tensor,
+            v: tensor,
+            seqlens: (&lens).into(),
+        },
+        output.region_mut().tensor([2, 1, 64]).unwrap(),
+        &lens,
+        &status,
+    );
     plan.run(&stream, args).unwrap();
     let mut back = [0; 128];
     output.into_inner().unwrap().copy_to(&mut back).unwrap();

@@ -4,7 +4,7 @@ use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use half::bf16;
 use infer_kernels::attention::SeqLens;
 use infer_kernels::attention::prefill::{
-    HeadShape, PrefillArgs, PrefillError, PrefillPlan, PrefillProblem,
+    HeadShape, Kv, PrefillArgs, PrefillError, PrefillPlan, PrefillProblem,
 };
 use infer_kernels::{Buffer, DType, DeviceError, StatusWord};
 
@@ -17,16 +17,17 @@ fn args<'a>(
     status: &'a StatusWord,
 ) -> PrefillArgs<'a> {
     let tensor = input.tensor([2, 1, 64]).unwrap();
-    PrefillArgs {
-        q: tensor,
-        k: tensor,
-        v: tensor,
-        out: output.tensor_mut([2, 1, 64]).unwrap(),
-        lse: None,
-        seqlens_q: lens.into(),
-        seqlens_k: lens.into(),
+    PrefillArgs::new(
+        tensor,
+        Kv::Ragged {
+            k: tensor,
+            v: tensor,
+            seqlens: lens.into(),
+        },
+        output.tensor_mut([2, 1, 64]).unwrap(),
+        lens,
         status,
-    }
+    )
 }
 
 #[test]

@@ -7,7 +7,7 @@ use infer_kernels::ptx_emulator::LaunchError;
 use infer_kernels::{DType, DeviceError, Region};
 
 use crate::common::device;
-use crate::setup::{HEADS, ROWS, Setup};
+use crate::setup::{HEADS, ROWS, Setup, ragged};
 
 #[test]
 fn copies_of_other_lengths_and_buffers_of_no_size() {
@@ -56,7 +56,7 @@ fn a_launch_that_breaks_a_rule_says_which_and_where() {
     // SAFETY: Not kept: the memory is one row short, and the emulator is to find that out.
     let region = unsafe { Region::from_raw_parts(address, len, DType::BF16, &setup.device) };
     let keys = region.tensor(shape).unwrap();
-    let error = setup.run(|args| args.k = keys).unwrap_err();
+    let error = setup.run(|args| *ragged(args).k = keys).unwrap_err();
     let PrefillError::Device(DeviceError::Emulator { entry, source }) = error else {
         panic!("{error}");
     };

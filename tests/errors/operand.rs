@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 use infer_kernels::attention::SeqLens;
-use infer_kernels::attention::prefill::{HeadShape, PrefillArgs, PrefillPlan, PrefillProblem};
+use infer_kernels::attention::prefill::{HeadShape, Kv, PrefillArgs, PrefillPlan, PrefillProblem};
 use infer_kernels::{DType, OperandError, Region, RegionMut, StatusWord};
 
 use crate::common::device;
-use crate::setup::{HEADS, ROWS, Setup, over};
+use crate::setup::{HEADS, ROWS, Setup, over, ragged};
 
 #[test]
 fn element_types() {
@@ -17,7 +17,7 @@ fn element_types() {
     let half = stream.alloc::<f16>(ROWS * HEADS.kv * HEADS.dim).unwrap();
     let shape = [ROWS, HEADS.kv, HEADS.dim];
     let (half, _) = over(&setup.device, &half, 0, shape, [128, 64, 1]);
-    let error = setup.operand(|args| args.v = half);
+    let error = setup.operand(|args| *ragged(args).v = half);
     assert_eq!(
         error,
         OperandError::Dtype {
@@ -48,7 +48,7 @@ fn element_types() {
     ));
     let offsets = stream.alloc::<f32>(3).unwrap();
     let (offsets, _) = over(&setup.device, &offsets, 0, [3], [1]);
-    let error = setup.operand(|args| args.seqlens_k = offsets.into());
+    let error = setup.operand(|args| *ragged(args).seqlens = offsets.into());
     assert!(matches!(
         error,
         OperandError::Dtype {
@@ -59,7 +59,9 @@ fn element_types() {
     ));
     let offsets = stream.upload(&[0u32, 4, 6]).unwrap();
     let (unsigned, _) = over(&setup.device, &offsets, 0, [3], [1]);
-    setup.run(|args| args.seqlens_k = unsigned.into()).unwrap();
+    setup
+        .run(|args| *ragged(args).seqlens = unsigned.into())
+        .unwrap();
 }
 
 #[test]
@@ -70,17 +72,17 @@ fn shapes() {
         error.to_string(),
         "q: expected shape [6, 4, 64], got [6, 3, 64]"
     );
-    let error = setup.operand(|args| args.k = args.k.narrow(1, 0..1).unwrap());
+    let error = setup.operand(|args| *ragged(args).k = ragged(args).k.narrow(1, 0..1).unwrap());
     assert_eq!(
         error.to_string(),
         "k: expected shape [6, 2, 64], got [6, 1, 64]"
     );
-    let error = setup.operand(|args| args.v = args.v.narrow(0, 0..5).unwrap());
+    let error = setup.operand(|args| *ragged(args).v = ragged(args).v.narrow(0, 0..5).unwrap());
     assert_eq!(
         error.to_string(),
         "v: expected shape [6, 2, 64], got [5, 2, 64]"
     );
-    let error = setup.operand(|args| args.k = args.k.narrow(2, 0..32).unwrap());
+    let error = setup.operand(|args| *ragged(args).k = ragged(args).k.narrow(2, 0..32).unwrap());
     assert!(matches!(error, OperandError::Shape { tensor: "k", .. }));
     let (_, out) = over(&setup.device, &setup.out, 0, [7, 4, 64], [256, 64, 1]);
     let error = setup.operand(|args| args.out = out);
@@ -140,7 +142,7 @@ fn innermost_strides() {
 fn negative_strides() {
     let mut setup = Setup::new(false);
     let (k, _) = over(&setup.device, &setup.kv, 5 * 128, [6, 2, 64], [-128, 64, 1]);
-    let error = setup.operand(|args| args.k = k);
+    let error = setup.operand(|args| *ragged(args).k = k);
     assert_eq!(
         error,
         OperandError::NegativeStride {
@@ -204,16 +206,17 @@ fn a_stride_that_is_never_stepped_is_not_looked_at() {
     let odd = input.region().strided(0, [1, 1, 64], [3, -7, 1]).unwrap();
     plan.run(
         &stream,
-        PrefillArgs {
-            q: odd,
-            k: odd,
-            v: odd,
-            out: out.tensor_mut([1, 1, 64]).unwrap(),
-            lse: None,
-            seqlens_q: (&lens).into(),
-            seqlens_k: (&lens).into(),
-            status: &status,
-        },
+        PrefillArgs::new(
+            odd,
+            Kv::Ragged {
+                k: odd,
+                v: odd,
+                seqlens: (&lens).into(),
+            },
+            out.tensor_mut([1, 1, 64]).unwrap(),
+            &lens,
+            &status,
+        ),
     )
     .unwrap();
     assert_eq!(out.download().unwrap(), [bf16::ONE; 64]);
@@ -224,7 +227,7 @@ fn bases_that_break_the_alignment() {
     let mut setup = Setup::new(false);
     let (v, _) = over(&setup.device, &setup.kv, 4, [6, 2, 64], [128, 64, 1]);
     let address = v.address();
-    let error = setup.operand(|args| args.v = v);
+    let error = setup.operand(|args| *ragged(args).v = v);
     assert_eq!(
         error,
         OperandError::BaseAlignment {
@@ -261,7 +264,10 @@ fn outputs_that_may_share_memory() {
     let (_, out) = over(&setup.device, &setup.q, 6 * 256, [6, 4, 64], dense);
     setup.run(|args| args.out = out).unwrap();
     let (v, _) = over(&setup.device, &setup.out, 0, [6, 2, 64], [128, 64, 1]);
-    assert_eq!(names(setup.operand(|args| args.v = v)), ("out", "v"));
+    assert_eq!(
+        names(setup.operand(|args| *ragged(args).v = v)),
+        ("out", "v")
+    );
     let shared = setup.stream.alloc::<u32>(ROWS * HEADS.query).unwrap();
     let (offsets, _) = over(&setup.device, &shared, 0, [3], [1]);
     let address = offsets.address();
@@ -297,7 +303,7 @@ fn operands_of_another_device() {
     let (mut setup, other) = (Setup::new(true), Setup::new(true));
     let k = other.kv.tensor([ROWS, HEADS.kv, HEADS.dim]).unwrap();
     let (k, _) = over(&other.device, &other.kv, 0, k.shape(), k.strides());
-    let error = setup.operand(|args| args.k = k);
+    let error = setup.operand(|args| *ragged(args).k = k);
     assert_eq!(
         error,
         OperandError::Device {
@@ -349,7 +355,7 @@ fn rows_that_cannot_be_counted() {
     let k = region
         .strided(0, [many, HEADS.kv, HEADS.dim], [0, 64, 1])
         .unwrap();
-    let error = setup.operand(|args| (args.k, args.v) = (k, k));
+    let error = setup.operand(|args| (*ragged(args).k, *ragged(args).v) = (k, k));
     assert_eq!(
         error,
         OperandError::TooLong {

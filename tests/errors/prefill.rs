@@ -1,12 +1,14 @@
 //! What a problem, its offsets and the plan's promises can be refused for.
 
-use infer_kernels::attention::prefill::{HeadShape, PrefillError, PrefillPlan, PrefillProblem};
+use infer_kernels::attention::prefill::{
+    HeadShape, PrefillError, PrefillPlan, PrefillProblem, SoftCap,
+};
 use infer_kernels::attention::{CuSeqLens, SeqLens, SeqLensError};
 use infer_kernels::ptx_emulator::{Config, Gpu};
 use infer_kernels::{DType, Device, DeviceError};
 
 use crate::common::device;
-use crate::setup::{HEADS, ROWS, Setup, over};
+use crate::setup::{HEADS, ROWS, Setup, over, ragged};
 
 #[test]
 fn nothing_wrong_is_accepted() {
@@ -50,14 +52,51 @@ fn unsupported_dtype() {
 
 #[test]
 fn unsupported_head_dim() {
-    let error = refusal(|problem| problem.heads.dim = 80);
-    assert!(matches!(
-        error,
-        PrefillError::UnsupportedHeadDim { got: 80, .. }
-    ));
+    for dims in [(264, 264), (64, 512), (12, 64), (64, 100), (0, 64), (64, 0)] {
+        let error = refusal(|problem| (problem.heads.dim, problem.v_dim) = dims);
+        let PrefillError::UnsupportedHeadDim { expected, got } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(got, dims);
+        let text = format!(
+            "no prefill kernel for heads of {} elements for keys and {} for values: \
+             expected multiples of 8, at most {} and {}",
+            got.0, got.1, expected.0, expected.1
+        );
+        assert_eq!(error.to_string(), text);
+    }
+}
+
+#[test]
+fn soft_caps_that_are_no_caps() {
+    for cap in [0.0, -1.0, f32::NAN, f32::INFINITY, f32::MAX, 1e-45] {
+        let error = PrefillProblem::new(DType::BF16, HEADS, 2, 4)
+            .softcap(SoftCap::Approx(cap))
+            .supports()
+            .unwrap_err();
+        assert!(matches!(error, PrefillError::SoftCap { .. }), "{cap}");
+    }
+    let error = PrefillProblem::new(DType::BF16, HEADS, 2, 4).softcap(SoftCap::Exact(0.0));
     assert_eq!(
-        error.to_string(),
-        "no prefill kernel for head dimension 80: there are [64, 128]"
+        error.supports().unwrap_err().to_string(),
+        "soft-cap: expected a positive finite number, got 0; to have none, plan none"
+    );
+}
+
+#[test]
+fn pages_without_keys_or_with_too_many() {
+    let paged = |page_size: usize| {
+        let problem = PrefillProblem::new(DType::BF16, HEADS, 2, 4).paged(page_size);
+        problem.supports().unwrap_err()
+    };
+    assert!(matches!(paged(0), PrefillError::PageSize { got: 0, .. }));
+    assert_eq!(
+        paged(0).to_string(),
+        "keys on a page: expected at least 1, got 0"
+    );
+    assert_eq!(
+        paged(1 << 31).to_string(),
+        "keys on a page: expected at most 2147483647, got 2147483648"
     );
 }
 
@@ -201,7 +240,7 @@ fn sequences_that_do_not_fit_the_plan_or_the_operands() {
 
     let three = lens(&[2, 2, 2]);
     let error = setup
-        .run(|args| args.seqlens_k = (&three).into())
+        .run(|args| *ragged(args).seqlens = (&three).into())
         .unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -247,11 +286,13 @@ fn sequences_that_do_not_fit_the_plan_or_the_operands() {
         }
     ));
     // As many keys as one likes.
-    setup.run(|args| args.seqlens_k = (&long).into()).unwrap();
+    setup
+        .run(|args| *ragged(args).seqlens = (&long).into())
+        .unwrap();
 
     let beyond = lens(&[4, 3]);
     let error = setup
-        .run(|args| args.seqlens_k = (&beyond).into())
+        .run(|args| *ragged(args).seqlens = (&beyond).into())
         .unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -1,10 +1,10 @@
 //! A prefill on which one thing at a time is made wrong.
 
 use half::bf16;
-use infer_kernels::attention::SeqLens;
 use infer_kernels::attention::prefill::{
-    HeadShape, PrefillArgs, PrefillError, PrefillPlan, PrefillProblem,
+    HeadShape, Kv, PrefillArgs, PrefillError, PrefillPlan, PrefillProblem,
 };
+use infer_kernels::attention::{CuSeqLens, SeqLens};
 use infer_kernels::{
     Buffer, DType, Device, OperandError, Region, RegionMut, StatusWord, Stream, Tensor, TensorMut,
 };
@@ -58,19 +58,20 @@ impl Setup {
         change: impl FnOnce(&mut PrefillArgs<'s>),
     ) -> Result<(), PrefillError> {
         let kv = self.kv.tensor([ROWS, HEADS.kv, HEADS.dim])?;
-        let mut args = PrefillArgs {
-            q: self.q.tensor([ROWS, HEADS.query, HEADS.dim])?,
-            k: kv,
-            v: kv,
-            out: self.out.tensor_mut([ROWS, HEADS.query, HEADS.dim])?,
-            lse: match self.plan.problem().lse {
-                true => Some(self.lse.tensor_mut([HEADS.query, ROWS])?),
-                false => None,
+        let mut args = PrefillArgs::new(
+            self.q.tensor([ROWS, HEADS.query, HEADS.dim])?,
+            Kv::Ragged {
+                k: kv,
+                v: kv,
+                seqlens: (&self.lens).into(),
             },
-            seqlens_q: (&self.lens).into(),
-            seqlens_k: (&self.lens).into(),
-            status: &self.status,
-        };
+            self.out.tensor_mut([ROWS, HEADS.query, HEADS.dim])?,
+            &self.lens,
+            &self.status,
+        );
+        if self.plan.problem().lse {
+            args = args.lse(self.lse.tensor_mut([HEADS.query, ROWS])?);
+        }
         change(&mut args);
         self.plan.run(&self.stream, args)
     }
@@ -81,6 +82,20 @@ impl Setup {
             Err(PrefillError::Operand(error)) => error,
             other => panic!("expected an operand error, got {other:?}"),
         }
+    }
+}
+
+/// The parts of ragged keys and values.
+pub struct Ragged<'r, 'a> {
+    pub k: &'r mut Tensor<'a, 3>,
+    pub v: &'r mut Tensor<'a, 3>,
+    pub seqlens: &'r mut CuSeqLens<'a>,
+}
+
+pub fn ragged<'r, 'a>(args: &'r mut PrefillArgs<'a>) -> Ragged<'r, 'a> {
+    match &mut args.kv {
+        Kv::Ragged { k, v, seqlens } => Ragged { k, v, seqlens },
+        Kv::Paged { .. } => panic!("the keys are in pages"),
     }
 }
 

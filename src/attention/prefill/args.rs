@@ -1,244 +1,142 @@
-//! Operands of a prefill, and the proof that they fit the plan.
+//! Operands of a prefill.
 
-use super::{PrefillError, PrefillParams, PrefillPlan, PrefillProblem};
 use crate::attention::CuSeqLens;
-use crate::device::Stream;
-use crate::device::launch::LaunchShape;
-use crate::dtype::DType;
-use crate::error::OperandError;
-use crate::operand::{Operand, same_place};
 use crate::status::StatusWord;
 use crate::tensor::{Tensor, TensorMut};
 
-/// Operands of [`PrefillPlan::run`]; shapes are given in [the module](super).
+/// Operands of [`PrefillPlan::run`](super::PrefillPlan::run); shapes are given in
+/// [the module](super). What the plan's options need is given exactly if they are planned.
 #[derive(Debug)]
 pub struct PrefillArgs<'a> {
     /// Queries, `[total_q, heads.query, dim]`.
     pub q: Tensor<'a, 3>,
-    /// Keys, `[total_k, heads.kv, dim]`.
-    pub k: Tensor<'a, 3>,
-    /// Values, `[total_k, heads.kv, dim]`.
-    pub v: Tensor<'a, 3>,
-    /// The result, `[total_q, heads.query, dim]`.
+    /// Keys and values, and which of them belong to each sequence.
+    pub kv: Kv<'a>,
+    /// The result, `[total_q, heads.query, v_dim]`.
     pub out: TensorMut<'a, 3>,
-    /// The log-sum-exp, `[heads.query, total_q]`, exactly if the plan computes it.
+    /// The log-sum-exp, `[heads.query, total_q]` as `f32`.
     pub lse: Option<TensorMut<'a, 2>>,
     /// Where the queries of each sequence are.
     pub seqlens_q: CuSeqLens<'a>,
-    /// Where the keys of each sequence are.
-    pub seqlens_k: CuSeqLens<'a>,
-    /// Where the kernel reports bad offsets.
+    /// The slope of each query head, `[heads.query]` as `f32`.
+    pub alibi: Option<Tensor<'a, 1>>,
+    /// The sink of each query head, `[heads.query]` as `f32`: a score as it is after scale and
+    /// soft-cap.
+    pub sinks: Option<Tensor<'a, 1>>,
+    /// Which keys each query may see.
+    pub mask: Option<Mask<'a>>,
+    /// Where the kernel reports what it cannot use.
     pub status: &'a StatusWord,
 }
 
-/// Checked operands, as the kernel takes them. Made only by [`Bound::new`].
-pub(crate) struct Bound<'a> {
-    pub plan: &'a PrefillPlan,
-    pub stream: &'a Stream,
-    pub shape: LaunchShape,
-    pub params: PrefillParams,
-}
-
-impl<'a> Bound<'a> {
-    pub(super) fn new(
-        plan: &'a PrefillPlan,
-        stream: &'a Stream,
-        args: PrefillArgs<'a>,
-    ) -> Result<Self, PrefillError> {
-        let PrefillProblem { dtype, heads, .. } = *plan.problem();
-        let (expected, got) = (plan.device().id(), stream.device().id());
-        if expected != got {
-            return Err(OperandError::Device {
-                tensor: "stream",
-                expected,
-                got,
-            }
-            .into());
+impl<'a> PrefillArgs<'a> {
+    /// Operands without those of options.
+    pub fn new(
+        q: Tensor<'a, 3>,
+        kv: Kv<'a>,
+        out: TensorMut<'a, 3>,
+        seqlens_q: impl Into<CuSeqLens<'a>>,
+        status: &'a StatusWord,
+    ) -> Self {
+        PrefillArgs {
+            q,
+            kv,
+            out,
+            lse: None,
+            seqlens_q: seqlens_q.into(),
+            alibi: None,
+            sinks: None,
+            mask: None,
+            status,
         }
+    }
 
-        let out = args.out.as_ref();
-        let q = Operand {
-            name: "q",
-            tensor: &args.q,
-        };
-        let k = Operand {
-            name: "k",
-            tensor: &args.k,
-        };
-        let v = Operand {
-            name: "v",
-            tensor: &args.v,
-        };
-        let out = Operand {
-            name: "out",
-            tensor: &out,
-        };
-        let (rows_q, rows_k) = (args.q.shape()[0], args.k.shape()[0]);
-        let row = |operand: Operand<'_, '_, 3>, shape| {
-            operand.dtype(dtype)?;
-            operand.shape(shape)?;
-            operand.place(stream)?;
-            let [token, head, _] = operand.aligned_strides()?;
-            Ok::<_, OperandError>((operand.tensor.address(), token, head))
-        };
-        let (q_base, q_stride_token, q_stride_head) = row(q, [rows_q, heads.query, heads.dim])?;
-        let (k_base, k_stride_token, k_stride_head) = row(k, [rows_k, heads.kv, heads.dim])?;
-        let (v_base, v_stride_token, v_stride_head) = row(v, [rows_k, heads.kv, heads.dim])?;
-        let (out_base, out_stride_token, out_stride_head) =
-            row(out, [rows_q, heads.query, heads.dim])?;
-        let (total_q, total_k) = (q.count(0)?, k.count(0)?);
+    /// With [`PrefillArgs::lse`] set.
+    #[must_use]
+    pub fn lse(mut self, lse: TensorMut<'a, 2>) -> Self {
+        self.lse = Some(lse);
+        self
+    }
 
-        let offsets_q = Offsets::new("seqlens_q", args.seqlens_q, plan, stream, rows_q)?;
-        let offsets_k = Offsets::new("seqlens_k", args.seqlens_k, plan, stream, rows_k)?;
-        offsets_q.at_most(plan.problem().max_seqlen_q)?;
-        same_place("status", args.status.place(), stream)?;
+    /// With [`PrefillArgs::alibi`] set.
+    #[must_use]
+    pub fn alibi(mut self, slopes: Tensor<'a, 1>) -> Self {
+        self.alibi = Some(slopes);
+        self
+    }
 
-        let lse = args.lse.as_ref().map(TensorMut::as_ref);
-        let (lse_base, lse_stride_head) = match (plan.problem().lse, &lse) {
-            (true, Some(tensor)) => {
-                let lse = Operand {
-                    name: "lse",
-                    tensor,
-                };
-                lse.dtype(DType::F32)?;
-                lse.shape([heads.query, rows_q])?;
-                lse.place(stream)?;
-                let [head, _] = lse.strides()?;
-                for (other, tensor) in [("q", q), ("k", k), ("v", v)] {
-                    lse.apart_from(Operand {
-                        name: other,
-                        tensor: tensor.tensor,
-                    })?;
-                }
-                lse.apart_from(offsets_q.operand())?;
-                lse.apart_from(offsets_k.operand())?;
-                out.apart_from(lse)?;
-                (tensor.address(), head)
-            }
-            (false, None) => (0, 0),
-            (expected, given) => {
-                return Err(PrefillError::Lse {
-                    expected,
-                    got: given.is_some(),
-                });
-            }
-        };
-        for other in [q, k, v] {
-            out.apart_from(other)?;
-        }
-        out.apart_from(offsets_q.operand())?;
-        out.apart_from(offsets_k.operand())?;
+    /// With [`PrefillArgs::sinks`] set.
+    #[must_use]
+    pub fn sinks(mut self, sinks: Tensor<'a, 1>) -> Self {
+        self.sinks = Some(sinks);
+        self
+    }
 
-        Ok(Bound {
-            plan,
-            stream,
-            shape: plan.shape,
-            params: PrefillParams {
-                q: q_base,
-                k: k_base,
-                v: v_base,
-                out: out_base,
-                lse: lse_base,
-                cu_seqlens_q: offsets_q.tensor.address(),
-                cu_seqlens_k: offsets_k.tensor.address(),
-                status: args.status.address(),
-                q_stride_token,
-                q_stride_head,
-                k_stride_token,
-                k_stride_head,
-                v_stride_token,
-                v_stride_head,
-                out_stride_token,
-                out_stride_head,
-                lse_stride_head,
-                // Sizes are in range by the limits that the plan checked.
-                batch: plan.problem().batch as i32,
-                num_heads: heads.query as i32,
-                num_kv_heads: heads.kv as i32,
-                max_seqlen_q: plan.problem().max_seqlen_q as i32,
-                total_q,
-                total_k,
-                causal: i32::from(plan.problem().causal),
-                scale_log2: plan.scale_log2,
-                page_size: 1,
-                page_reciprocal: u32::MAX,
-                head_dim: heads.dim as i32,
-                v_dim: heads.dim as i32,
-                window_left: -1,
-                window_right: -1,
-                // No pages, slopes, sinks, mask or soft-cap.
-                ..PrefillParams::default()
-            },
-        })
+    /// With [`PrefillArgs::mask`] set.
+    #[must_use]
+    pub fn mask(mut self, mask: Mask<'a>) -> Self {
+        self.mask = Some(mask);
+        self
     }
 }
 
-/// The offsets of one side, on the device.
-struct Offsets<'a> {
-    name: &'static str,
-    tensor: Tensor<'a, 1>,
-    checked: Option<usize>,
+/// Keys and values.
+#[derive(Clone, Copy, Debug)]
+pub enum Kv<'a> {
+    /// Sequence after sequence in one tensor each.
+    Ragged {
+        /// Keys, `[total_k, heads.kv, dim]`.
+        k: Tensor<'a, 3>,
+        /// Values, `[total_k, heads.kv, v_dim]`.
+        v: Tensor<'a, 3>,
+        /// Where the keys of each sequence are.
+        seqlens: CuSeqLens<'a>,
+    },
+    /// In pages of a cache.
+    ///
+    /// Key `j` of a sequence is row `j % page_size` of the page that the sequence's entry
+    /// `j / page_size` names. A cache of another layout is viewed in this one by its strides:
+    /// [`Tensor::permute`] turns `[pages, heads.kv, page_size, dim]` (HND) into it, and
+    /// [`Region::strided`](crate::Region::strided) takes either half of a combined
+    /// `[pages, 2, page_size, heads.kv, dim]`.
+    Paged {
+        /// Pages of keys, `[pages, page_size, heads.kv, dim]`.
+        k: Tensor<'a, 4>,
+        /// Pages of values, `[pages, page_size, heads.kv, v_dim]`.
+        v: Tensor<'a, 4>,
+        /// Which pages each sequence has.
+        pages: PageTable<'a>,
+        /// The number of keys of each sequence, `[batch]` as `i32` or `u32`. It may be less than
+        /// the sequence's pages hold.
+        seqlens: Tensor<'a, 1>,
+    },
 }
 
-impl<'a> Offsets<'a> {
-    fn new(
-        name: &'static str,
-        offsets: CuSeqLens<'a>,
-        plan: &PrefillPlan,
-        stream: &Stream,
-        rows: usize,
-    ) -> Result<Self, PrefillError> {
-        let (tensor, checked) = match offsets {
-            CuSeqLens::Checked(checked) => {
-                if checked.end() > rows {
-                    let (expected, got) = (rows, checked.end());
-                    return Err(PrefillError::SeqEnd {
-                        tensor: name,
-                        expected,
-                        got,
-                    });
-                }
-                (checked.tensor()?, Some(checked.max_len()))
-            }
-            CuSeqLens::Device(tensor) => (tensor, None),
-        };
-        let this = Offsets {
-            name,
-            tensor,
-            checked,
-        };
-        let operand = this.operand();
-        if tensor.dtype() != DType::U32 {
-            operand.dtype(DType::I32)?;
-        }
-        operand.place(stream)?;
-        operand.strides()?;
-        let (expected, got) = (plan.problem().batch, tensor.shape()[0].saturating_sub(1));
-        if expected != got || tensor.is_empty() {
-            return Err(PrefillError::Batch {
-                tensor: name,
-                expected,
-                got,
-            });
-        }
-        Ok(this)
-    }
+/// The pages of each sequence, as `u32` or `i32` indices into the pools.
+///
+/// Entries behind the last page that a sequence's length needs are never looked at, whatever they
+/// hold.
+#[derive(Clone, Copy, Debug)]
+pub enum PageTable<'a> {
+    /// A row for each sequence, `[batch, most pages of a sequence]`.
+    Rows(Tensor<'a, 2>),
+    /// The pages of all sequences one after the other.
+    Csr {
+        /// Sequence `b` has the entries `indptr[b]..indptr[b + 1]`: `[batch + 1]` as `i32` or
+        /// `u32`.
+        indptr: Tensor<'a, 1>,
+        /// `[entries]`.
+        pages: Tensor<'a, 1>,
+    },
+}
 
-    fn at_most(&self, expected: usize) -> Result<(), PrefillError> {
-        match self.checked {
-            Some(got) if got > expected => Err(PrefillError::SeqLen {
-                tensor: self.name,
-                expected,
-                got,
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    fn operand(&self) -> Operand<'_, 'a, 1> {
-        Operand {
-            name: self.name,
-            tensor: &self.tensor,
-        }
-    }
+/// Which keys each query may see, beside what causality and window say.
+#[derive(Clone, Copy, Debug)]
+pub struct Mask<'a> {
+    /// The bits of all sequences, `[bytes]` as `u8`. Whether query `i` of a sequence may see its key
+    /// `j` of `n` is bit `i * n + j` of its part, counted from the lowest bit of the first byte.
+    pub bits: Tensor<'a, 1>,
+    /// Where each sequence's part begins, in bytes, and where the last one ends: `[batch + 1]` as
+    /// `i32` or `u32`.
+    pub offsets: Tensor<'a, 1>,
 }

@@ -1,6 +1,6 @@
 //! Everything that can be wrong with a prefill.
 
-use super::HeadShape;
+use super::{HeadShape, KvLayout};
 use crate::attention::SeqLensError;
 use crate::device::DeviceError;
 use crate::dtype::DType;
@@ -18,13 +18,16 @@ pub enum PrefillError {
         /// The type asked for.
         got: DType,
     },
-    /// No kernel has this head dimension.
-    #[error("no prefill kernel for head dimension {got}: there are {expected:?}")]
+    /// No kernel has these head dimensions.
+    #[error(
+        "no prefill kernel for heads of {} elements for keys and {} for values: \
+         expected multiples of 8, at most {} and {}", got.0, got.1, expected.0, expected.1
+    )]
     UnsupportedHeadDim {
-        /// The head dimensions that there are kernels for.
-        expected: Vec<usize>,
-        /// The one asked for.
-        got: usize,
+        /// The largest dimensions of keys and of values that there is a kernel for.
+        expected: (usize, usize),
+        /// The dimensions asked for.
+        got: (usize, usize),
     },
     /// Query heads cannot be shared out evenly among kv heads.
     #[error(
@@ -39,6 +42,21 @@ pub enum PrefillError {
     Scale {
         /// The scale asked for.
         got: f32,
+    },
+    /// A soft-cap that is not a positive finite number, or whose products with the constants of
+    /// the kernel are not.
+    #[error("soft-cap: expected a positive finite number, got {got}; to have none, plan none")]
+    SoftCap {
+        /// The cap asked for.
+        got: f32,
+    },
+    /// Pages without keys.
+    #[error("keys on a page: expected at least {expected}, got {got}")]
+    PageSize {
+        /// The least number of keys on a page.
+        expected: usize,
+        /// The number asked for.
+        got: usize,
     },
     /// More of something than one launch can have.
     #[error("{what}: expected at most {expected}, got {got}")]
@@ -91,6 +109,38 @@ pub enum PrefillError {
         expected: bool,
         /// Whether the call has a tensor for it.
         got: bool,
+    },
+    /// The operand of an option was given without being planned, or the other way round.
+    #[error(
+        "{tensor}: the plan {}, the call {}",
+        if *expected { "uses it" } else { "does not use it" },
+        if *got { "has a tensor for it" } else { "has none" }
+    )]
+    Option {
+        /// Which operand.
+        tensor: &'static str,
+        /// Whether the plan uses it.
+        expected: bool,
+        /// Whether the call has a tensor for it.
+        got: bool,
+    },
+    /// Keys and values of another form than planned.
+    #[error("kv: planned {expected}, got {got}")]
+    KvLayout {
+        /// The planned form.
+        expected: KvLayout,
+        /// What was given.
+        got: &'static str,
+    },
+    /// A pool of pages that spans more memory than kernels address.
+    #[error("{tensor}: expected pages within {expected} bytes, got {got}")]
+    PoolSize {
+        /// Which operand.
+        tensor: &'static str,
+        /// The most that kernels address.
+        expected: u128,
+        /// The bytes from the first to the last element.
+        got: u128,
     },
     /// Something is wrong with an operand.
     #[error(transparent)]

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::{Bound, PrefillArgs, PrefillError, PrefillProblem};
+use super::select::Selection;
+use super::{
+    Bound, KvLayout, PrefillArgs, PrefillError, PrefillParams, PrefillProblem, SoftCap, Window,
+};
 use crate::device::launch::LaunchShape;
 use crate::device::{Device, Kernel, Stream};
 
@@ -14,7 +17,7 @@ use crate::device::{Device, Kernel, Stream};
 pub struct PrefillPlan {
     problem: PrefillProblem,
     kernel: Kernel,
-    pub(super) scale_log2: f32,
+    selection: Selection,
     pub(super) shape: LaunchShape,
 }
 
@@ -33,7 +36,7 @@ impl PrefillPlan {
         Ok(PrefillPlan {
             problem: problem.clone(),
             kernel,
-            scale_log2: selection.scale_log2,
+            selection,
             shape: LaunchShape {
                 grid: [tiles, problem.heads.query as u32, problem.batch as u32],
                 threads: entry.threads,
@@ -74,30 +77,29 @@ impl PrefillPlan {
         0
     }
 
-    /// Bytes that the operands of `total_q` queries and `total_k` keys have, each counted once.
+    /// Bytes that queries, keys, values, output, log-sum-exp and lengths have for `total_q` queries
+    /// and `total_k` keys, each counted once. Page tables and masks are not among them.
     ///
-    /// Every launch moves at least so many; it also reads keys and values again for each tile of
-    /// queries, mostly from the cache.
+    /// Every launch moves at least so many, unless a window or a mask hides keys; it also reads
+    /// keys and values again for each tile of queries, mostly from the cache.
     pub fn operand_bytes(&self, total_q: usize, total_k: usize) -> u128 {
+        let [of_query, of_key] = self.row_bytes();
+        let lengths = 8 * (self.problem.batch as u128 + 1);
+        total_q as u128 * of_query + total_k as u128 * of_key + lengths
+    }
+
+    /// Bytes of one query with its result, and of one key with its value, over all heads.
+    fn row_bytes(&self) -> [u128; 2] {
         let PrefillProblem {
             dtype,
             heads,
-            batch,
+            v_dim,
             lse,
             ..
         } = self.problem;
-        let [q, kv, dim, tq, tk, batch, size] = [
-            heads.query,
-            heads.kv,
-            heads.dim,
-            total_q,
-            total_k,
-            batch,
-            dtype.size(),
-        ]
-        .map(|n| n as u128);
-        let lse = if lse { 4 * tq * q } else { 0 };
-        2 * size * dim * (tq * q + tk * kv) + lse + 8 * (batch + 1)
+        let row = (heads.dim + v_dim) as u128 * dtype.size() as u128;
+        let lse = if lse { 4 } else { 0 };
+        [heads.query as u128 * (row + lse), heads.kv as u128 * row]
     }
 
     /// Checks every operand, then enqueues the kernel on `stream`. Never allocates, waits, loads
@@ -107,9 +109,11 @@ impl PrefillPlan {
     /// [`PrefillError::Operand`] for an operand of another type, shape, stride, alignment, device
     /// or stream than the plan and the kernel call for, or one that overlaps an output;
     /// [`PrefillError::Batch`], [`PrefillError::SeqLen`], [`PrefillError::SeqEnd`] for sequences
-    /// that do not fit the plan or the operands; [`PrefillError::Lse`] when it is given without
-    /// being planned, or the other way round; [`PrefillError::Device`] when the launch fails, or
-    /// the stream is recording a graph.
+    /// that do not fit the plan or the operands; [`PrefillError::KvLayout`] for keys of another form
+    /// than planned; [`PrefillError::PoolSize`] for a page pool beyond what kernels address;
+    /// [`PrefillError::Lse`], [`PrefillError::Option`] for an operand that is given without being
+    /// planned, or the other way round; [`PrefillError::Device`] when the launch fails, or the
+    /// stream is recording a graph.
     pub fn run(&self, stream: &Stream, args: PrefillArgs<'_>) -> Result<(), PrefillError> {
         Ok(Stream::enqueue(&self.bind(stream, args)?)?)
     }
@@ -120,6 +124,42 @@ impl PrefillPlan {
         args: PrefillArgs<'a>,
     ) -> Result<Bound<'a>, PrefillError> {
         Bound::new(self, stream, args)
+    }
+
+    /// The kernel's parameters without operands.
+    pub(super) fn params(&self) -> PrefillParams {
+        let problem = &self.problem;
+        let side = |keys: Option<usize>| keys.map_or(-1, |keys| keys as i32);
+        let Window { left, right } = self.selection.window;
+        let page_size = match problem.kv {
+            KvLayout::Ragged => 1,
+            KvLayout::Paged { page_size } => page_size,
+        };
+        // Sizes are in range by the limits that `select` checked.
+        let params = PrefillParams {
+            batch: problem.batch as i32,
+            num_heads: problem.heads.query as i32,
+            num_kv_heads: problem.heads.kv as i32,
+            max_seqlen_q: problem.max_seqlen_q as i32,
+            causal: i32::from(problem.causal),
+            scale_log2: self.selection.scale_log2,
+            page_size: page_size as i32,
+            page_reciprocal: u32::MAX / page_size as u32,
+            head_dim: problem.heads.dim as i32,
+            v_dim: problem.v_dim as i32,
+            window_left: side(left),
+            window_right: side(right),
+            ..PrefillParams::default()
+        };
+        match problem.softcap {
+            None => params,
+            Some(softcap) => PrefillParams {
+                scale_log2: softcap.cap() * std::f32::consts::LOG2_E,
+                softcap_scale: problem.scale / softcap.cap(),
+                exact_softcap: i32::from(matches!(softcap, SoftCap::Exact(_))),
+                ..params
+            },
+        }
     }
 
     pub(crate) fn kernel(&self) -> &Kernel {
@@ -133,9 +173,9 @@ impl fmt::Display for PrefillPlan {
             heads,
             batch,
             max_seqlen_q,
+            kv,
             causal,
             scale,
-            lse,
             ..
         } = self.problem;
         let entry = self.kernel.entry();
@@ -145,26 +185,48 @@ impl fmt::Display for PrefillPlan {
             "{}: {} queries by {} keys per tile, {} stages, {} threads, {} bytes of shared memory",
             entry.name, entry.tile_q, entry.tile_k, entry.stages, entry.threads, entry.smem_bytes
         )?;
-        writeln!(
-            f,
-            "  {} of {} query and {} kv heads, {batch} sequences of at most {max_seqlen_q} \
-             queries, scale {scale}{}",
-            if causal {
-                "causal attention"
-            } else {
-                "attention"
-            },
-            heads.query,
-            heads.kv,
-            if lse { ", with log-sum-exp" } else { "" },
-        )?;
+        let kind = if causal { "causal " } else { "" };
         write!(
             f,
-            "  grid {x} x {y} x {z} = {} blocks, {:.2} waves on {}, {} bytes of workspace",
+            "  {kind}attention of {} query and {} kv heads to {kv}, {batch} sequences of at most \
+             {max_seqlen_q} queries, scale {scale}",
+            heads.query, heads.kv,
+        )?;
+        for option in self.options() {
+            write!(f, ", {option}")?;
+        }
+        let [of_query, of_key] = self.row_bytes();
+        write!(
+            f,
+            "\n  grid {x} x {y} x {z} = {} blocks, {:.2} waves on {}, {of_query} bytes per query, \
+             {of_key} per key, {} of workspace",
             self.blocks(),
             self.waves(),
             self.device(),
             self.workspace_bytes()
         )
+    }
+}
+
+impl PrefillPlan {
+    /// What is computed beside plain attention, in words.
+    fn options(&self) -> impl Iterator<Item = String> {
+        let problem = &self.problem;
+        let (dim, v_dim) = (problem.heads.dim, problem.v_dim);
+        let window = self.selection.window;
+        let flag = |wanted: bool, name: &str| wanted.then(|| name.to_owned());
+        let values = (v_dim != dim).then(|| format!("values of {v_dim} elements"));
+        let window = (window != Window::ALL).then(|| window.to_string());
+        [
+            values,
+            window,
+            problem.softcap.map(|softcap| softcap.to_string()),
+            flag(problem.alibi, "ALiBi"),
+            flag(problem.sinks, "sinks"),
+            flag(problem.mask, "masks"),
+            flag(problem.lse, "with log-sum-exp"),
+        ]
+        .into_iter()
+        .flatten()
     }
 }

@@ -1,0 +1,423 @@
+//! The proof that operands fit a plan.
+
+use super::{Kv, KvLayout, Mask, PageTable, PrefillArgs, PrefillError, PrefillParams, PrefillPlan};
+use crate::attention::CuSeqLens;
+use crate::device::Stream;
+use crate::device::launch::LaunchShape;
+use crate::dtype::DType;
+use crate::error::OperandError;
+use crate::operand::{ALIGNMENT, Operand, same_place};
+use crate::tensor::Tensor;
+
+/// Checked operands, as the kernel takes them. Made only by [`Bound::new`].
+pub(crate) struct Bound<'a> {
+    pub plan: &'a PrefillPlan,
+    pub stream: &'a Stream,
+    pub shape: LaunchShape,
+    pub params: PrefillParams,
+}
+
+impl<'a> Bound<'a> {
+    pub(super) fn new(
+        plan: &'a PrefillPlan,
+        stream: &'a Stream,
+        args: PrefillArgs<'a>,
+    ) -> Result<Self, PrefillError> {
+        let (expected, got) = (plan.device().id(), stream.device().id());
+        if expected != got {
+            let tensor = "stream";
+            return Err(OperandError::Device {
+                tensor,
+                expected,
+                got,
+            }
+            .into());
+        }
+        let mut binder = Binder {
+            plan,
+            stream,
+            params: plan.params(),
+        };
+        binder.queries(&args)?;
+        binder.keys_and_values(&args.kv)?;
+        binder.options(&args)?;
+        binder.outputs(&args)?;
+        same_place("status", args.status.place(), stream)?;
+        binder.params.status = args.status.address();
+        Ok(Bound {
+            plan,
+            stream,
+            shape: plan.shape,
+            params: binder.params,
+        })
+    }
+}
+
+/// How many bytes of a page pool the kernels address: 2^32 rows of 16 bytes.
+const PAGE_REACH: u128 = (1 << 32) * ALIGNMENT as u128;
+
+/// No sequence of pages has more keys than this, so that positions stay within 32 bits.
+const MOST_KEYS: usize = 1 << 30;
+
+/// Checks operands one after the other and notes what the kernel needs of each.
+struct Binder<'a> {
+    plan: &'a PrefillPlan,
+    stream: &'a Stream,
+    params: PrefillParams,
+}
+
+impl Binder<'_> {
+    fn queries(&mut self, args: &PrefillArgs<'_>) -> Result<(), PrefillError> {
+        let PrefillArgs { q, seqlens_q, .. } = args;
+        let heads = self.plan.problem().heads;
+        let rows = q.shape()[0];
+        let (strides, total) = self.rows("q", q, [rows, heads.query, heads.dim])?;
+        self.params.q = q.address();
+        [self.params.q_stride_token, self.params.q_stride_head] = strides;
+        self.params.total_q = total;
+        self.params.cu_seqlens_q = self.offsets("seqlens_q", seqlens_q, rows)?;
+        let expected = self.plan.problem().max_seqlen_q;
+        match seqlens_q {
+            CuSeqLens::Checked(checked) if checked.max_len() > expected => {
+                Err(PrefillError::SeqLen {
+                    tensor: "seqlens_q",
+                    expected,
+                    got: checked.max_len(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn keys_and_values(&mut self, kv: &Kv<'_>) -> Result<(), PrefillError> {
+        match (self.plan.problem().kv, kv) {
+            (KvLayout::Ragged, Kv::Ragged { k, v, seqlens }) => self.ragged(k, v, seqlens),
+            (
+                KvLayout::Paged { page_size },
+                Kv::Paged {
+                    k,
+                    v,
+                    pages,
+                    seqlens,
+                },
+            ) => {
+                self.pools(k, v, page_size)?;
+                self.page_table(pages)?;
+                // Lengths above this are out of range.
+                let held = (self.params.page_table_len as usize).saturating_mul(page_size);
+                self.params.total_k = held.min(MOST_KEYS) as i32;
+                let batch = self.plan.problem().batch;
+                self.params.seqlens_k = self.indices("seqlens_k", seqlens, [batch])?;
+                Ok(())
+            }
+            (expected, got) => Err(PrefillError::KvLayout {
+                expected,
+                got: match got {
+                    Kv::Ragged { .. } => "ragged keys",
+                    Kv::Paged { .. } => "pages of keys",
+                },
+            }),
+        }
+    }
+
+    fn ragged(
+        &mut self,
+        k: &Tensor<'_, 3>,
+        v: &Tensor<'_, 3>,
+        seqlens: &CuSeqLens<'_>,
+    ) -> Result<(), PrefillError> {
+        let problem = self.plan.problem();
+        let (heads, v_dim) = (problem.heads, problem.v_dim);
+        let rows = k.shape()[0];
+        let (k_strides, total) = self.rows("k", k, [rows, heads.kv, heads.dim])?;
+        let (v_strides, _) = self.rows("v", v, [rows, heads.kv, v_dim])?;
+        let params = &mut self.params;
+        (params.k, params.v, params.total_k) = (k.address(), v.address(), total);
+        [params.k_stride_token, params.k_stride_head] = k_strides;
+        [params.v_stride_token, params.v_stride_head] = v_strides;
+        self.params.cu_seqlens_k = self.offsets("seqlens_k", seqlens, rows)?;
+        Ok(())
+    }
+
+    fn pools(
+        &mut self,
+        k: &Tensor<'_, 4>,
+        v: &Tensor<'_, 4>,
+        page_size: usize,
+    ) -> Result<(), PrefillError> {
+        let problem = self.plan.problem();
+        let (heads, v_dim) = (problem.heads, problem.v_dim);
+        let pages = k.shape()[0];
+        let k_strides = self.pool("k", k, [pages, page_size, heads.kv, heads.dim])?;
+        let v_strides = self.pool("v", v, [pages, page_size, heads.kv, v_dim])?;
+        let name = "k";
+        let params = &mut self.params;
+        params.num_pages = Operand { name, tensor: k }.count(0)?;
+        (params.k, params.v) = (k.address(), v.address());
+        [
+            params.k_stride_page,
+            params.k_stride_token,
+            params.k_stride_head,
+        ] = k_strides;
+        [
+            params.v_stride_page,
+            params.v_stride_token,
+            params.v_stride_head,
+        ] = v_strides;
+        Ok(())
+    }
+
+    fn pool(
+        &self,
+        name: &'static str,
+        tensor: &Tensor<'_, 4>,
+        shape: [usize; 4],
+    ) -> Result<[i64; 3], PrefillError> {
+        let operand = Operand { name, tensor };
+        operand.dtype(self.plan.problem().dtype)?;
+        operand.shape(shape)?;
+        operand.place(self.stream)?;
+        let [page, slot, head, _] = operand.aligned_strides()?;
+        let got = tensor.span().map_or(0, |span| span.end - span.start);
+        if got > PAGE_REACH {
+            let expected = PAGE_REACH;
+            return Err(PrefillError::PoolSize {
+                tensor: name,
+                expected,
+                got,
+            });
+        }
+        Ok([page, slot, head])
+    }
+
+    fn page_table(&mut self, pages: &PageTable<'_>) -> Result<(), PrefillError> {
+        let batch = self.plan.problem().batch;
+        let name = "page table";
+        match pages {
+            PageTable::Rows(table) => {
+                let operand = Operand {
+                    name,
+                    tensor: table,
+                };
+                index_type(operand)?;
+                operand.shape([batch, table.shape()[1]])?;
+                operand.place(self.stream)?;
+                self.params.page_table_stride = operand.strides()?[0];
+                self.params.page_table_len = operand.count(1)?;
+                self.params.page_table = table.address();
+            }
+            PageTable::Csr { indptr, pages } => {
+                let (name, tensor) = ("pages", pages);
+                self.params.page_table_len = Operand { name, tensor }.count(0)?;
+                self.params.page_table = self.indices(name, pages, pages.shape())?;
+                self.params.page_indptr = self.indices("indptr", indptr, [batch + 1])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn options(&mut self, args: &PrefillArgs<'_>) -> Result<(), PrefillError> {
+        let problem = self.plan.problem();
+        let (batch, heads) = (problem.batch, problem.heads.query);
+        planned("alibi", problem.alibi, args.alibi.is_some())?;
+        planned("sinks", problem.sinks, args.sinks.is_some())?;
+        planned("mask", problem.mask, args.mask.is_some())?;
+        if let Some(slopes) = &args.alibi {
+            self.params.alibi_slopes = self.vector("alibi", slopes, DType::F32, [heads])?;
+        }
+        if let Some(sinks) = &args.sinks {
+            self.params.sinks = self.vector("sinks", sinks, DType::F32, [heads])?;
+        }
+        if let Some(Mask { bits, offsets }) = &args.mask {
+            self.params.mask = self.vector("mask bits", bits, DType::U8, bits.shape())?;
+            self.params.mask_bytes = bits.shape()[0] as i64;
+            self.params.mask_offsets = self.indices("mask offsets", offsets, [batch + 1])?;
+        }
+        Ok(())
+    }
+
+    fn outputs(&mut self, args: &PrefillArgs<'_>) -> Result<(), PrefillError> {
+        let problem = self.plan.problem();
+        let rows = self.params.total_q as usize;
+        let tensor = args.out.as_ref();
+        let heads = problem.heads.query;
+        let (strides, _) = self.rows("out", &tensor, [rows, heads, problem.v_dim])?;
+        self.params.out = tensor.address();
+        [self.params.out_stride_token, self.params.out_stride_head] = strides;
+        let out = Operand {
+            name: "out",
+            tensor: &tensor,
+        };
+        if problem.lse != args.lse.is_some() {
+            return Err(PrefillError::Lse {
+                expected: problem.lse,
+                got: args.lse.is_some(),
+            });
+        }
+        if let Some(lse) = &args.lse {
+            let tensor = lse.as_ref();
+            let lse = Operand {
+                name: "lse",
+                tensor: &tensor,
+            };
+            lse.dtype(DType::F32)?;
+            lse.shape([heads, rows])?;
+            lse.place(self.stream)?;
+            self.params.lse = tensor.address();
+            self.params.lse_stride_head = lse.strides()?[0];
+            apart_from_inputs(lse, args)?;
+            out.apart_from(lse)?;
+        }
+        apart_from_inputs(out, args)
+    }
+
+    /// Strides of tokens and heads, and the number of tokens.
+    fn rows(
+        &self,
+        name: &'static str,
+        tensor: &Tensor<'_, 3>,
+        shape: [usize; 3],
+    ) -> Result<([i64; 2], i32), OperandError> {
+        let operand = Operand { name, tensor };
+        operand.dtype(self.plan.problem().dtype)?;
+        operand.shape(shape)?;
+        operand.place(self.stream)?;
+        let [token, head, _] = operand.aligned_strides()?;
+        Ok(([token, head], operand.count(0)?))
+    }
+
+    /// Address of offsets that begin and end each sequence within `rows` rows.
+    fn offsets(
+        &self,
+        name: &'static str,
+        offsets: &CuSeqLens<'_>,
+        rows: usize,
+    ) -> Result<u64, PrefillError> {
+        let tensor = match offsets {
+            CuSeqLens::Checked(checked) if checked.end() > rows => {
+                let (expected, got) = (rows, checked.end());
+                return Err(PrefillError::SeqEnd {
+                    tensor: name,
+                    expected,
+                    got,
+                });
+            }
+            CuSeqLens::Checked(checked) => checked.tensor()?,
+            CuSeqLens::Device(tensor) => *tensor,
+        };
+        let address = self.indices(name, &tensor, tensor.shape())?;
+        let (expected, got) = (
+            self.plan.problem().batch,
+            tensor.shape()[0].saturating_sub(1),
+        );
+        if expected != got || tensor.is_empty() {
+            return Err(PrefillError::Batch {
+                tensor: name,
+                expected,
+                got,
+            });
+        }
+        Ok(address)
+    }
+
+    /// Address of indices that the kernel checks.
+    fn indices(
+        &self,
+        name: &'static str,
+        tensor: &Tensor<'_, 1>,
+        shape: [usize; 1],
+    ) -> Result<u64, OperandError> {
+        let operand = Operand { name, tensor };
+        index_type(operand)?;
+        self.vector(name, tensor, tensor.dtype(), shape)
+    }
+
+    fn vector(
+        &self,
+        name: &'static str,
+        tensor: &Tensor<'_, 1>,
+        dtype: DType,
+        shape: [usize; 1],
+    ) -> Result<u64, OperandError> {
+        let operand = Operand { name, tensor };
+        operand.dtype(dtype)?;
+        operand.shape(shape)?;
+        operand.place(self.stream)?;
+        operand.strides()?;
+        Ok(tensor.address())
+    }
+}
+
+/// Indices are `u32` or `i32`: the kernels compare bits.
+fn index_type<const R: usize>(operand: Operand<'_, '_, R>) -> Result<(), OperandError> {
+    match operand.tensor.dtype() {
+        DType::U32 => Ok(()),
+        _ => operand.dtype(DType::I32),
+    }
+}
+
+/// `written` shares no memory with anything that the launch reads.
+fn apart_from_inputs<const R: usize>(
+    written: Operand<'_, '_, R>,
+    args: &PrefillArgs<'_>,
+) -> Result<(), PrefillError> {
+    fn operand<'t, 'a, const S: usize>(
+        name: &'static str,
+        tensor: &'t Tensor<'a, S>,
+    ) -> Operand<'t, 'a, S> {
+        Operand { name, tensor }
+    }
+    let from_vector = |name, tensor: &Tensor<'_, 1>| written.apart_from(operand(name, tensor));
+    let from_offsets = |name, offsets: &CuSeqLens<'_>| match offsets {
+        CuSeqLens::Checked(checked) => Ok(from_vector(name, &checked.tensor()?)?),
+        CuSeqLens::Device(tensor) => Ok::<_, PrefillError>(from_vector(name, tensor)?),
+    };
+    written.apart_from(operand("q", &args.q))?;
+    match &args.kv {
+        Kv::Ragged { k, v, seqlens } => {
+            written.apart_from(operand("k", k))?;
+            written.apart_from(operand("v", v))?;
+            from_offsets("seqlens_k", seqlens)?;
+        }
+        Kv::Paged {
+            k,
+            v,
+            pages,
+            seqlens,
+        } => {
+            written.apart_from(operand("k", k))?;
+            written.apart_from(operand("v", v))?;
+            match pages {
+                PageTable::Rows(table) => written.apart_from(operand("page table", table))?,
+                PageTable::Csr { indptr, pages } => {
+                    from_vector("indptr", indptr)?;
+                    from_vector("pages", pages)?;
+                }
+            }
+            from_vector("seqlens_k", seqlens)?;
+        }
+    }
+    from_offsets("seqlens_q", &args.seqlens_q)?;
+    for (name, tensor) in [("alibi", &args.alibi), ("sinks", &args.sinks)] {
+        if let Some(tensor) = tensor {
+            from_vector(name, tensor)?;
+        }
+    }
+    if let Some(Mask { bits, offsets }) = &args.mask {
+        from_vector("mask bits", bits)?;
+        from_vector("mask offsets", offsets)?;
+    }
+    Ok(())
+}
+
+/// An option's operand is given exactly if the option is planned.
+fn planned(tensor: &'static str, expected: bool, got: bool) -> Result<(), PrefillError> {
+    if expected == got {
+        return Ok(());
+    }
+    Err(PrefillError::Option {
+        tensor,
+        expected,
+        got,
+    })
+}
