@@ -170,6 +170,20 @@ pub enum Kind {
         /// Who issued the copy.
         thread: String,
     },
+    /// A plain access to bytes that are an `mbarrier` object.
+    #[error(
+        "{access} of bytes that are an mbarrier, which only mbarrier instructions may access until it is invalidated"
+    )]
+    MbarrierBytes {
+        /// What.
+        access: Access,
+    },
+    /// An `mbarrier` that is used in a way that it is not for.
+    #[error("mbarrier: {reason}")]
+    BadMbarrier {
+        /// What is wrong.
+        reason: String,
+    },
     /// An integer division by zero, whose result PTX leaves open.
     #[error("integer division by zero")]
     DivisionByZero,

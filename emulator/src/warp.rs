@@ -68,8 +68,8 @@ pub(crate) struct Warp<'a> {
     pub manner: u8,
     /// Loads that take effect later.
     pub deferred: &'a mut Deferred,
-    /// Asynchronous copies under way.
-    pub copies: &'a mut Copies,
+    /// Whether the present accesses are those of copies that an `mbarrier` tracks.
+    pub copying: bool,
     pub counters: &'a mut Counters,
     /// For what the hardware leaves open.
     pub random: &'a mut Random,
@@ -92,6 +92,11 @@ pub(crate) struct Warp<'a> {
 }
 
 impl<'a> Warp<'a> {
+    /// Its copies under way.
+    pub(crate) fn own_copies(&mut self) -> &mut Copies {
+        &mut self.shared.copies[self.index]
+    }
+
     /// A clock that moves on with the block's instructions.
     pub(crate) fn clock(&self) -> u64 {
         self.clock

@@ -2,6 +2,7 @@
 
 use super::Kernel;
 use crate::machine::{Failure, Launch};
+use crate::memory::order::COPIES;
 use crate::memory::{SHARED_BASE, Window};
 use crate::violation::{Kind, OtherAccess, Violation};
 use crate::warning::{Met, Warning, WarningKind, Warnings};
@@ -30,7 +31,7 @@ pub(super) fn violation(launch: &Launch<'_>, kernel: &Kernel, failure: Failure) 
             instruction: text_of(line_of(pc)),
             source_line: source_line(kernel, pc),
             block: launch.coordinates(u64::from(other.block)),
-            warp: other.warp,
+            warp: other.warp % COPIES,
             lane: other.lane,
         }
     });

@@ -3,6 +3,9 @@
 //! From the instruction to the wait of the thread that issued it, the destination is poisoned: nobody
 //! may touch it. The source is read at the wait, as late as the hardware could, so that a source
 //! changed in between is seen.
+//!
+//! Copies that an `mbarrier` tracks land when it is told so. They are not the doing of the thread that
+//! issued them: who has not waited, be it that thread, races with them.
 
 use super::prelude::*;
 use crate::memory::SHARED_BASE;
@@ -10,6 +13,7 @@ use crate::memory::access::{Addresses, lanes_of, space};
 use crate::memory::global::Allocation;
 use crate::memory::hostile::garbage;
 use crate::memory::race::Touch;
+use crate::memory::shared::Kept;
 use crate::violation::{Access, Fault};
 
 const TITLE: &str = "Data Movement and Conversion Instructions: cp.async";
@@ -63,7 +67,7 @@ pub(super) static ROWS: &[Row] = &[
             cold | w,
             _i,
             m | {
-                w.copies.commit(m);
+                w.own_copies().commit(m);
                 Ok(Flow::Next)
             }
         ))
@@ -94,6 +98,12 @@ struct Pending {
     size: u32,
     /// Bytes to read; zeros follow.
     take: [u8; 32],
+    /// Where it comes in the order of the warp's copies.
+    number: u64,
+    /// Its instruction.
+    pc: u32,
+    /// Lanes for which an `mbarrier` tracks it.
+    tracked: u32,
 }
 
 /// Asynchronous copies of a warp that are under way.
@@ -102,19 +112,30 @@ pub(crate) struct Copies {
     pending: Vec<Pending>,
     /// How many groups each lane has committed.
     committed: [u64; 32],
+    /// How many copies the warp has issued.
+    issued: u64,
 }
 
 impl Copies {
     pub(crate) fn reset(&mut self) {
         self.pending.clear();
         self.committed = [0; 32];
+        self.issued = 0;
     }
 
-    /// Lanes that have copies under way.
+    /// Lanes that have copies under way of which nobody else knows.
     pub(crate) fn lanes(&self) -> u32 {
         self.pending
             .iter()
-            .fold(0, |lanes, copy| lanes | copy.lanes)
+            .fold(0, |lanes, copy| lanes | copy.lanes & !copy.tracked)
+    }
+
+    /// An `mbarrier` tracks all copies of these lanes so far: those with a number below what this returns.
+    pub(crate) fn track(&mut self, lanes: u32) -> u64 {
+        for copy in &mut self.pending {
+            copy.tracked |= lanes;
+        }
+        self.issued
     }
 
     fn commit(&mut self, mask: u32) {
@@ -156,20 +177,23 @@ fn issue(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
         _ => w.touch_shared::<1>(Access::Write, &offsets, m, size)?,
     }
     for lane in lanes_of(m) {
-        w.shared.bytes.mark(offsets[lane], size, false);
-        w.shared
-            .set_pending(offsets[lane], Some(w.index as u32 * 32 + lane as u32));
+        let thread = w.index as u32 * 32 + lane as u32;
+        w.shared.keep(offsets[lane], size, Kept::Copy(thread));
     }
-    w.shared.copies += m.count_ones();
-    let group = w.copies.committed;
-    w.copies.pending.push(Pending {
+    let pc = w.pc;
+    let copies = w.own_copies();
+    copies.pending.push(Pending {
         lanes: m,
-        group,
+        group: copies.committed,
         source: source.at,
         target: offsets,
         size,
         take,
+        number: copies.issued,
+        pc,
+        tracked: 0,
     });
+    copies.issued += 1;
     Ok(Flow::Next)
 }
 
@@ -261,24 +285,52 @@ fn read_sources(
 
 /// Lands the copies of the lanes that wait: all but those of the `keep` latest groups, or all.
 fn complete(w: &mut Warp<'_>, m: u32, keep: Option<u64>) -> Step {
-    let committed = w.copies.committed;
-    let mut pending = std::mem::take(&mut w.copies.pending);
+    let committed = w.own_copies().committed;
+    let due = |copy: &Pending| {
+        let due = |lane: &usize| {
+            keep.is_none_or(|keep| copy.group[*lane].saturating_add(keep) < committed[*lane])
+        };
+        let due = lanes_of(copy.lanes & m).filter(due);
+        due.fold(0, |due, lane| due | 1 << lane)
+    };
+    land_all(w, due)?;
+    w.domain.order.waited(w.slot, w.index, m);
+    Ok(Flow::Next)
+}
+
+/// Lands the copies of a lane that an `mbarrier` tracks: those with a number below `before`.
+pub(crate) fn complete_tracked(
+    w: &mut Warp<'_>,
+    lane: usize,
+    before: u64,
+) -> Result<(), Box<Fault>> {
+    land_all(w, |copy| match copy.number < before {
+        true => copy.lanes & 1 << lane,
+        false => 0,
+    })
+}
+
+/// Lands the warp's copies of the lanes that `due` says.
+fn land_all(w: &mut Warp<'_>, due: impl Fn(&Pending) -> u32) -> Result<(), Box<Fault>> {
+    let mut pending = std::mem::take(&mut w.own_copies().pending);
     for copy in &mut pending {
-        let mut done = copy.lanes & m;
-        if let Some(keep) = keep {
-            let due = |lane: &usize| copy.group[*lane].saturating_add(keep) < committed[*lane];
-            done = lanes_of(done)
-                .filter(due)
-                .fold(0, |done, lane| done | 1 << lane);
+        let due = due(copy);
+        let (tracked, own) = (due & copy.tracked, due & !copy.tracked);
+        if own != 0 {
+            land(w, copy, own)?;
         }
-        if done != 0 {
-            land(w, copy, done)?;
-            copy.lanes &= !done;
+        if tracked != 0 {
+            let pc = std::mem::replace(&mut w.pc, copy.pc);
+            w.domain.order.begin_copy(w.slot, w.index, tracked);
+            w.copying = true;
+            land(w, copy, tracked)?;
+            (w.copying, w.pc) = (false, pc);
         }
+        copy.lanes &= !due;
     }
     pending.retain(|copy| copy.lanes != 0);
-    w.copies.pending = pending;
-    Ok(Flow::Next)
+    w.own_copies().pending = pending;
+    Ok(())
 }
 
 /// Writes what lanes of a copy have copied.
@@ -334,12 +386,12 @@ fn land(w: &mut Warp<'_>, copy: &Pending, done: u32) -> Result<(), Box<Fault>> {
                 w.shared.bytes.set_words(word, [value]);
             }
         }
-        w.shared.set_pending(at, None);
+        w.shared.let_go(at, copy.size);
     }
-    w.shared.copies -= done.count_ones().min(w.shared.copies);
     if launch.checks.race {
         let shared = &mut *w.shared;
         let who = w.domain.order.who(w.slot, w.index, w.pc, 0);
+        let who = if w.copying { who.copying() } else { who };
         let mut touch = |lane: &usize| {
             shared.shadow.touch(
                 &who,

@@ -122,7 +122,7 @@ fn matrices<const TRANSPOSE: bool>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
 }
 
 /// Generic addresses that have to lie in shared memory.
-fn shared_addresses(
+pub(super) fn shared_addresses(
     w: &Warp<'_>,
     addresses: &Addresses,
     mask: u32,

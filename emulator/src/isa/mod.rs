@@ -79,6 +79,7 @@ mod integer;
 mod logic;
 pub(crate) mod matching;
 pub(crate) mod matrix;
+mod mbarrier;
 pub(crate) mod memory;
 mod mma;
 mod mma_integer;
@@ -115,6 +116,7 @@ static FAMILIES: &[&[Row]] = &[
     call::ROWS,
     print::ROWS,
     sync::ROWS,
+    mbarrier::ROWS,
 ];
 
 /// What family files import.

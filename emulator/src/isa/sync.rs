@@ -135,15 +135,40 @@ pub(super) static ROWS: &[Row] = &[
         f.aux = fence_aux(true, f.has("sc"));
         Some(exec!(cold | w, i, m | fence(w, i, m)))
     }),
+    row(
+        "fence",
+        "Parallel Synchronization and Communication Instructions: fence",
+        Class::Sync,
+    )
+    .mods(&[
+        one("semantics", &["acquire", "release"]),
+        one("scope", &["cta", "cluster", "gpu", "sys"]),
+    ])
+    .since(90, 8, 6)
+    .exec(|f| {
+        let near = matches!(f.one("scope")?, "cta" | "cluster");
+        let half = if f.has("acquire") { ACQUIRE } else { RELEASE };
+        f.aux = fence_aux(near, false) | half;
+        Some(exec!(cold | w, i, m | fence(w, i, m)))
+    }),
 ];
 
 fn fence_aux(near: bool, sc: bool) -> u64 {
     u64::from(if near { scope::BLOCK } else { scope::DEVICE }) | u64::from(sc) << 8
 }
 
+/// A fence that only acquires, or only releases.
+const ACQUIRE: u64 = 1 << 9;
+const RELEASE: u64 = 1 << 10;
+
 fn fence(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
-    let (slot, warp, sc) = (w.slot, w.index, i.aux >> 8 != 0);
-    w.domain.order.fence(slot, warp, m, i.aux as u8, sc);
+    let (slot, warp, scope) = (w.slot, w.index, i.aux as u8);
+    let order = &mut w.domain.order;
+    match i.aux & (ACQUIRE | RELEASE) {
+        ACQUIRE => order.fence_acquire(slot, warp, m, scope),
+        RELEASE => order.fence_release(slot, warp, m, scope),
+        _ => order.fence(slot, warp, m, scope, i.aux >> 8 & 1 != 0),
+    }
     Ok(Flow::Next)
 }
 

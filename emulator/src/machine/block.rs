@@ -5,9 +5,9 @@ use super::step::{Left, Wrong, run_group};
 use super::{Domain, Failure, Launch, Random, Reduce, Request, Stop};
 use crate::bind::Special;
 use crate::counters::Counters;
-use crate::isa::async_copy::Copies;
 use crate::memory::bytes::Bytes;
 use crate::memory::defer::Deferred;
+use crate::memory::mbarrier::Poll;
 use crate::memory::order::Joined;
 use crate::memory::shared::Shared;
 use crate::violation::{EmulatorError, Fault, Kind};
@@ -17,12 +17,15 @@ use crate::warp::{Lanes, Registers, Warp};
 /// top.
 const TURN: u64 = 256;
 
+/// How often the threads of a block, for each group of them, ask an `mbarrier` in vain until nobody is left
+/// who could make them stop.
+const HOPELESS: u64 = 2048;
+
 /// A warp between its turns.
 struct WarpState {
     registers: Registers,
     groups: Groups,
     local: Vec<Bytes>,
-    copies: Copies,
     deferred: Deferred,
 }
 
@@ -82,14 +85,13 @@ impl Block {
                 0 => Vec::new(),
                 bytes => vec![Bytes::new(bytes); 32],
             },
-            copies: Copies::default(),
             deferred: Deferred::default(),
         };
         let mut block = Block {
             index,
             slot,
             coordinates: [0; 3],
-            shared: Shared::new(launch.shared_bytes, launch.checks.race),
+            shared: Shared::new(launch.shared_bytes, launch.checks.race, warps),
             warps: (0..warps).map(|_| state()).collect(),
             barriers: Default::default(),
             random: Random::new(launch.seed, index),
@@ -115,7 +117,6 @@ impl Block {
             } else {
                 (1 << threads) - 1
             });
-            warp.copies.reset();
             warp.deferred.reset();
             for local in &mut warp.local {
                 local.reset();
@@ -241,7 +242,7 @@ impl Block {
             slot: self.slot,
             manner: 0,
             deferred: &mut state.deferred,
-            copies: &mut state.copies,
+            copying: false,
             counters,
             random: &mut self.random,
             block: self.index,
@@ -293,6 +294,9 @@ impl Block {
             }
         }
         self.executed = warp.clock;
+        if self.shared.mbarriers.polls.count >= HOPELESS {
+            self.hopeless(launch)?;
+        }
         for (request, mask, pc) in arrivals {
             counters.barriers += 1;
             self.arrive(domain, at, mask, &request)
@@ -433,6 +437,48 @@ impl Block {
             });
         }
         Ok(())
+    }
+
+    /// Fails if all threads that could run do nothing but ask `mbarrier` objects for phases that nobody will
+    /// complete.
+    #[cold]
+    fn hopeless(&self, launch: &Launch<'_>) -> Result<(), Stop> {
+        let polls = &self.shared.mbarriers.polls;
+        let ready = |at: usize| {
+            let groups = self.warps[at].groups.list.iter();
+            groups.filter(|group| group.state == State::Ready)
+        };
+        let mut count = 0;
+        for at in 0..self.warps.len() {
+            let own = |poll: &&Poll| poll.warp == at;
+            let asks = polls
+                .list
+                .iter()
+                .filter(own)
+                .fold(0, |m, poll| m | poll.lanes);
+            count += ready(at).count() as u64;
+            if ready(at).any(|group| group.mask & !asks != 0) {
+                return Ok(());
+            }
+        }
+        // A loop that does more than ask may yet come to an end.
+        let steps = self.executed.saturating_sub(polls.since.0);
+        let Some(first) = polls.list.first() else {
+            return Ok(());
+        };
+        if polls.count < HOPELESS * count || steps > 64 * polls.count {
+            return Ok(());
+        }
+        let line = |pc: u32| launch.program.about.get(pc as usize).map_or(0, |a| a.line);
+        let tell = |poll: &Poll| {
+            let what = self.shared.mbarriers.lacks(poll.offset);
+            let (warp, lanes, line) = (poll.warp, poll.lanes, line(poll.pc));
+            format!("warp {warp} lanes {lanes:#010x} for {what} (PTX line {line})")
+        };
+        let waiting: Vec<String> = polls.list.iter().map(tell).collect();
+        let waiting = waiting.join("; ");
+        let (warp, pc, lanes) = (first.warp, first.pc, first.lanes);
+        Err(self.failure(warp, pc, Kind::Deadlock { waiting }, lanes))
     }
 
     /// Why no warp can go on.

@@ -231,7 +231,7 @@ pub(super) fn run_group(
                     return Ok(Left::Somewhere);
                 }
                 Flow::Exit => {
-                    let pending = warp.copies.lanes() & active;
+                    let pending = warp.own_copies().lanes() & active;
                     if pending != 0 {
                         warp.warn(WarningKind::PendingCopies, pending);
                     }

@@ -4,9 +4,10 @@
 //! the low bits of all); only if that fails are the lanes looked at one by one.
 
 use super::global::Allocation;
-use super::order::scope;
+use super::order::{COPIES, scope};
 use super::pages::Breach;
 use super::race::{Conflict, Touch};
+use super::shared::Kept;
 use super::{SHARED_BASE, Window};
 use crate::counters::sectors;
 use crate::isa::Inst;
@@ -399,6 +400,7 @@ impl Warp<'_> {
         let who = domain
             .order
             .who(self.slot, self.index, self.pc, self.manner);
+        let who = if self.copying { who.copying() } else { who };
         let save = |number| {
             if let Some(journal) = &launch.journal {
                 journal.save(launch.table, number);
@@ -533,9 +535,14 @@ impl Warp<'_> {
 
     /// Name of a thread of the block.
     pub(crate) fn thread_name(warp: u32, lane: Option<u32>) -> String {
+        let copy = match warp < COPIES {
+            true => "",
+            false => "a cp.async of ",
+        };
+        let warp = warp % COPIES;
         match lane {
-            Some(lane) => format!("warp {warp} lane {lane}"),
-            None => format!("warp {warp}"),
+            Some(lane) => format!("{copy}warp {warp} lane {lane}"),
+            None => format!("{copy}warp {warp}"),
         }
     }
 
@@ -570,16 +577,36 @@ impl Warp<'_> {
         mask: u32,
         bytes: u32,
     ) -> Result<(), Box<Fault>> {
+        self.count_shared::<W>(offsets, mask);
+        if self.shared.keeps != 0 && access != Access::Read {
+            for lane in lanes_of(mask) {
+                if self.shared.kept(offsets[lane], bytes).is_some() {
+                    self.not_kept(access, offsets[lane], bytes, lane)?;
+                }
+            }
+        }
+        self.order_shared(access, offsets, mask, bytes)
+    }
+
+    /// Counts passes through shared memory.
+    #[inline(always)]
+    pub(super) fn count_shared<const W: usize>(&mut self, offsets: &[u32; 32], mask: u32) {
         let (passes, ideal) = wavefronts::<W>(offsets, mask);
         if let Some(site) = self.counters.site(self.pc) {
             site.shared_wavefronts += passes;
             site.shared_ideal += ideal;
         }
-        if self.shared.copies != 0 && access != Access::Read {
-            for lane in lanes_of(mask) {
-                self.not_pending(access, offsets[lane], lane)?;
-            }
-        }
+    }
+
+    /// Fails if an access to shared memory races.
+    #[inline(always)]
+    pub(super) fn order_shared(
+        &mut self,
+        access: Access,
+        offsets: &[u32; 32],
+        mask: u32,
+        bytes: u32,
+    ) -> Result<(), Box<Fault>> {
         if self.launch.checks.race {
             let order = &self.domain.order;
             let who = order.who(self.slot, self.index, self.pc, self.manner);
@@ -592,22 +619,25 @@ impl Warp<'_> {
         Ok(())
     }
 
-    /// Fails if a copy is under way to these bytes.
-    #[inline(always)]
-    pub(crate) fn not_pending(
+    /// Fails if these bytes are an `mbarrier`, or a copy is under way to them.
+    #[cold]
+    pub(crate) fn not_kept(
         &self,
         access: Access,
         offset: u32,
+        bytes: u32,
         lane: usize,
     ) -> Result<(), Box<Fault>> {
-        match self.shared.pending(offset) {
-            Some(thread) => {
+        let kind = match self.shared.kept(offset, bytes) {
+            Some(Kept::Copy(thread)) => {
                 let thread = Self::thread_name(thread / 32, Some(thread % 32));
-                let address = Window::Shared.base() + u64::from(offset + SHARED_BASE);
-                Err(self.fault_at(Kind::AsyncPending { access, thread }, 1 << lane, address))
+                Kind::AsyncPending { access, thread }
             }
-            None => Ok(()),
-        }
+            Some(Kept::Mbarrier) => Kind::MbarrierBytes { access },
+            None => return Ok(()),
+        };
+        let address = Window::Shared.base() + u64::from(offset + SHARED_BASE);
+        Err(self.fault_at(kind, 1 << lane, address))
     }
 
     /// Calls `f` for each window that the addresses lie in, with the lanes concerned and their

@@ -6,6 +6,7 @@ pub(crate) mod defer;
 pub(crate) mod global;
 pub(crate) mod hostile;
 pub(crate) mod location;
+pub(crate) mod mbarrier;
 pub(crate) mod order;
 pub(crate) mod pages;
 pub(crate) mod race;

@@ -25,6 +25,12 @@ pub(crate) mod scope {
     pub(crate) const NON_COHERENT: u8 = 3;
 }
 
+/// What a thread's copies do that an `mbarrier` tracks is told of a thread of its own, this many warps on.
+pub(crate) const COPIES: u32 = 32;
+
+/// Set in the ticks of such copies, so that no barrier makes them known to those who have not waited.
+const COPIED: u32 = 1 << 31;
+
 /// Whether two scopes each include the thread of the other.
 #[inline(always)]
 pub(crate) fn inclusive(a: u8, b: u8, same_block: bool) -> bool {
@@ -61,6 +67,8 @@ struct Beyond {
     met: Vec<Met>,
     /// What was released by those `fence.sc` that happened before.
     fenced: Arc<View>,
+    /// Tick after that of the last tracked copy of each lane, if there were any.
+    copied: Vec<u32>,
     /// Place in the coherence order of the last write that a lane has seen of a location.
     seen: BTreeMap<(u32, u8), u64>,
 }
@@ -131,7 +139,8 @@ impl Order {
     /// The block whose threads made accesses at this tick.
     #[inline(always)]
     pub(crate) fn owner(&self, tick: u32) -> u32 {
-        self.owner.get(tick as usize).copied().unwrap_or(u32::MAX)
+        let tick = (tick & !COPIED) as usize;
+        self.owner.get(tick).copied().unwrap_or(u32::MAX)
     }
 
     /// A block starts in a slot.
@@ -280,24 +289,47 @@ impl Order {
         view
     }
 
+    /// Copies of these lanes that an `mbarrier` tracks take effect at a time of their own, until which their
+    /// lanes do not know of them.
+    pub(crate) fn begin_copy(&mut self, slot: usize, warp: usize, lanes: u32) {
+        self.synchronising = true;
+        self.advance(slot, warp);
+        let running = &mut self.running[slot];
+        let now = running.stamp[warp];
+        let copied = &mut running.beyond[warp].copied;
+        copied.resize(32, 0);
+        for lane in lanes_of(lanes) {
+            copied[lane] = now + 1;
+        }
+    }
+
+    /// That all copies so far happened before, which a lane has issued and an `mbarrier` tracks.
+    pub(super) fn copied(&self, slot: usize, warp: usize, lane: usize) -> View {
+        let mut view = View::default();
+        let running = &self.running[slot];
+        let until = running.beyond[warp].copied.get(lane).copied().unwrap_or(0);
+        if until != 0 {
+            let thread = (COPIES as usize + warp) * 32 + lane;
+            view.know(running.block, thread as u16, COPIED | until);
+        }
+        view
+    }
+
+    /// Lanes have waited for their own copies.
+    pub(crate) fn waited(&mut self, slot: usize, warp: usize, lanes: u32) {
+        if !self.running[slot].beyond[warp].copied.is_empty() {
+            for lane in lanes_of(lanes) {
+                let view = Arc::new(self.copied(slot, warp, lane));
+                self.learn(slot, warp, lane, &view);
+            }
+        }
+    }
+
     /// A fence: acquires what its lanes have met, and is what their next strong writes release.
     pub(crate) fn fence(&mut self, slot: usize, warp: usize, lanes: u32, scope: u8, sc: bool) {
         self.synchronising = true;
         for lane in lanes_of(lanes) {
-            let beyond = &mut self.running[slot].beyond[warp];
-            let mut gained: Option<Arc<View>> = None;
-            beyond.met.retain(|met| {
-                let takes = usize::from(met.lane) == lane
-                    && (met.near || scope >= scope::DEVICE)
-                    && (sc || !met.sc);
-                if takes {
-                    View::join_shared(gained.get_or_insert_default(), &met.view);
-                }
-                !takes
-            });
-            if let Some(gained) = gained {
-                self.learn(slot, warp, lane, &gained);
-            }
+            self.take_met(slot, warp, lane, (scope, sc));
             if sc {
                 let (near, far) = (self.running[slot].sc.clone(), self.sc.clone());
                 self.learn(slot, warp, lane, &near);
@@ -314,15 +346,56 @@ impl Order {
                     View::join_shared(&mut self.running[slot].beyond[warp].fenced, &view);
                 }
             }
-            let fences = &mut self.running[slot].beyond[warp].fences;
-            for fence in fences.iter_mut().filter(|fence| fence.scope <= scope) {
-                fence.lanes &= !(1 << lane);
-            }
-            fences.retain(|fence| fence.lanes != 0);
-            let lanes = 1 << lane;
-            fences.push(Fence { lanes, scope, view });
+            self.will_release(slot, warp, lane, scope, view);
         }
         self.advance(slot, warp);
+    }
+
+    /// `fence.acquire`: the half of a fence that concerns what comes behind it.
+    pub(crate) fn fence_acquire(&mut self, slot: usize, warp: usize, lanes: u32, scope: u8) {
+        self.synchronising = true;
+        for lane in lanes_of(lanes) {
+            self.take_met(slot, warp, lane, (scope, false));
+        }
+    }
+
+    /// `fence.release`: the half that concerns what comes before it.
+    pub(crate) fn fence_release(&mut self, slot: usize, warp: usize, lanes: u32, scope: u8) {
+        self.synchronising = true;
+        for lane in lanes_of(lanes) {
+            let view = Arc::new(self.snapshot(slot, warp, lane as u32));
+            self.will_release(slot, warp, lane, scope, view);
+        }
+        self.advance(slot, warp);
+    }
+
+    /// A lane acquires what it has met, as far as a fence of this scope does.
+    fn take_met(&mut self, slot: usize, warp: usize, lane: usize, (scope, sc): (u8, bool)) {
+        let beyond = &mut self.running[slot].beyond[warp];
+        let mut gained: Option<Arc<View>> = None;
+        beyond.met.retain(|met| {
+            let takes = usize::from(met.lane) == lane
+                && (met.near || scope >= scope::DEVICE)
+                && (sc || !met.sc);
+            if takes {
+                View::join_shared(gained.get_or_insert_default(), &met.view);
+            }
+            !takes
+        });
+        if let Some(gained) = gained {
+            self.learn(slot, warp, lane, &gained);
+        }
+    }
+
+    /// What a lane's next strong writes release, because of a fence before them.
+    fn will_release(&mut self, slot: usize, warp: usize, lane: usize, scope: u8, view: Arc<View>) {
+        let fences = &mut self.running[slot].beyond[warp].fences;
+        for fence in fences.iter_mut().filter(|fence| fence.scope <= scope) {
+            fence.lanes &= !(1 << lane);
+        }
+        fences.retain(|fence| fence.lanes != 0);
+        let lanes = 1 << lane;
+        fences.push(Fence { lanes, scope, view });
     }
 
     /// The warp goes on in a new tick, so that what was released does not cover what follows.
@@ -495,6 +568,15 @@ impl Who<'_> {
                 .is_some_and(|known| *known > tick)
     }
 
+    /// The same for the copies that it has issued and an `mbarrier` tracks.
+    pub(crate) fn copying(self) -> Self {
+        Who {
+            warp: self.warp + COPIES,
+            stamp: self.stamp | COPIED,
+            ..self
+        }
+    }
+
     /// Whether what a thread (or, without a lane, some threads of a warp) did at `tick` happened before
     /// what `lane` does now, as far as that did not come by barriers.
     #[cold]
@@ -509,9 +591,13 @@ impl Who<'_> {
         let Some(running) = self.order.running.get(self.slot) else {
             return false;
         };
-        let Some(beyond) = running.beyond.get(self.warp as usize) else {
+        let Some(beyond) = running.beyond.get((self.warp % COPIES) as usize) else {
             return false;
         };
+        // A copy comes after what its thread did before.
+        if self.warp == warp + COPIES && block == self.block && other == Some(lane) {
+            return true;
+        }
         beyond
             .of(lane)
             .any(|view| view.knows(block, warp, other, tick))

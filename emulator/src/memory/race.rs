@@ -12,7 +12,7 @@
 mod mark;
 
 use super::access::lanes_of;
-use super::order::{Who, inclusive, scope};
+use super::order::{COPIES, Who, inclusive, scope};
 use mark::Mark;
 
 /// No thread, or more than one.
@@ -229,7 +229,13 @@ impl Record {
             !(block == who.block && who.after(warp, tick)
                 || who.told(lane, block, warp, other, tick))
         };
-        let warp = lanes_of(self.readers).find(unordered)?;
+        let warp = match other {
+            // A copy's thread is not among those of the warps.
+            Some(_) if u32::from(thread) / 32 >= COPIES => {
+                Some(usize::from(thread) / 32).filter(unordered)?
+            }
+            _ => lanes_of(self.readers).find(unordered)?,
+        };
         Some(Conflict {
             touch: Touch::Read,
             strong: scope::WEAK,

@@ -244,6 +244,12 @@ impl Warp<'_> {
         }
     }
 
+    /// The same, of bytes of shared memory.
+    pub(super) fn overwrite_shared(&mut self, offset: u32, bytes: u32) {
+        let key = self.key(Place::Shared(offset));
+        self.domain.locations.overwrite(key, bytes);
+    }
+
     /// An atomic operation of a lane has turned `old` into `new`.
     pub(crate) fn updated(
         &mut self,

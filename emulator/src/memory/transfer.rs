@@ -52,8 +52,8 @@ impl Warp<'_> {
                     doubtful |= u32::from(!memory.initialised(at, bytes)) << lane;
                 });
                 for lane in lanes_of(doubtful) {
-                    if self.shared.copies != 0 {
-                        self.not_pending(Access::Read, offsets[lane], lane)?;
+                    if self.shared.keeps != 0 {
+                        self.not_kept(Access::Read, offsets[lane], bytes, lane)?;
                     }
                     clear(out, lane, |n| memory.initialised(offsets[lane] + 4 * n, 4));
                 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::order::COPIES;
+
 /// What is known of a block: of all its threads, of its warps, of single threads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Known {
@@ -195,7 +197,7 @@ fn knows(blocks: &[Known], block: u32, warp: u32, lane: Option<u32>, tick: u32) 
         tick < *until
             && match lane {
                 Some(lane) => *other == thread(lane),
-                None => u32::from(*other) / 32 == warp,
+                None => u32::from(*other) / 32 % COPIES == warp,
             }
     })
 }

@@ -1,7 +1,9 @@
 //! The ways in which kernels cooperate, done right: they stay quiet and give the right result under
 //! every seed. And each of them with one thing left out, moved or narrowed: that is found.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod mbarrier;
 
 use common::{Shape, bytes, launch, module};
 use ptx_emulator::{Kind, LaunchError};
@@ -51,6 +53,8 @@ impl Idiom<'_> {
                             | Kind::AsyncPending { .. }
                             | Kind::Uninitialised { .. }
                             | Kind::BadBarrier { .. }
+                            | Kind::BadMbarrier { .. }
+                            | Kind::MbarrierBytes { .. }
                             | Kind::Deadlock { .. }
                     );
                     assert!(expected, "seed {seed}: {violation}");
