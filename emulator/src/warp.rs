@@ -1,9 +1,9 @@
 //! A warp as its instructions see it: registers by slot, and the world around.
 //!
 //! Registers live in three banks: 32-bit (which also holds 8- and 16-bit registers, zero-extended),
-//! 64-bit, and predicates as masks of lanes. A slot beyond the warp's own registers is a constant
-//! shared by all warps, so literals and registers are read alike. Every slot has a mask of the lanes
-//! that were ever written.
+//! 64-bit, and predicates as masks of lanes. The kernel's constants stand behind the registers that it
+//! writes, so literals and registers are read alike. Every register has a mask of the
+//! lanes that were ever written, beside its values: one look finds both.
 
 use crate::counters::Counters;
 use crate::isa::Inst;
@@ -19,16 +19,61 @@ use crate::warning::{Met, WarningKind};
 
 /// One value per lane, aligned for vector loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C, align(64))]
+#[repr(C, align(32))]
 pub(crate) struct Lanes<T>(pub [T; 32]);
 
-/// Registers of a warp.
+/// The values of a register, and which lanes were ever written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Register<T> {
+    pub lanes: Lanes<T>,
+    pub valid: u32,
+}
+
+impl<T: Copy + Default> Register<T> {
+    /// A register that was never written.
+    pub(crate) fn unwritten() -> Register<T> {
+        Register {
+            lanes: Lanes([T::default(); 32]),
+            valid: 0,
+        }
+    }
+
+    /// Writes the lanes of `mask`; `valid` says which of the new values are initialised.
+    #[inline(always)]
+    fn set(&mut self, mask: u32, valid: u32, new: &[T; 32]) {
+        if mask == u32::MAX {
+            self.lanes.0 = *new;
+            self.valid = valid;
+        } else {
+            self.set_some(mask, valid, new);
+        }
+    }
+
+    /// The part of [`Register::set`] for warps that are not full: once for all instructions.
+    #[inline(never)]
+    fn set_some(&mut self, mask: u32, valid: u32, new: &[T; 32]) {
+        for lane in 0..32 {
+            let old = self.lanes.0[lane];
+            let chosen = mask & 1 << lane != 0;
+            self.lanes.0[lane] = if chosen { new[lane] } else { old };
+        }
+        self.valid = self.valid & !mask | valid & mask;
+    }
+
+    /// The same value in all lanes.
+    pub(crate) const fn constant(value: T) -> Register<T> {
+        Register {
+            lanes: Lanes([value; 32]),
+            valid: u32::MAX,
+        }
+    }
+}
+
+/// Registers of a warp, and behind them the constants of the kernel.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Registers {
-    pub r32: Vec<Lanes<u32>>,
-    pub v32: Vec<u32>,
-    pub r64: Vec<Lanes<u64>>,
-    pub v64: Vec<u32>,
+    pub r32: Vec<Register<u32>>,
+    pub r64: Vec<Register<u64>>,
     /// Predicates: slot 0 is always true, slot 1 takes what is thrown away.
     pub p: Vec<u32>,
     pub vp: Vec<u32>,
@@ -38,22 +83,20 @@ pub(crate) struct Registers {
     pub calls: Vec<Vec<Frame>>,
 }
 
-/// Values that all warps of a launch share, found behind the registers' slots.
+/// Values that a kernel reads and never writes: their slots come behind those of its registers.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Constants {
-    pub k32: Vec<Lanes<u32>>,
-    pub k64: Vec<Lanes<u64>>,
+    pub k32: Vec<Register<u32>>,
+    pub k64: Vec<Register<u64>>,
 }
 
-static ZERO32: Lanes<u32> = Lanes([0; 32]);
-static ZERO64: Lanes<u64> = Lanes([0; 32]);
+static ZERO32: Register<u32> = Register::constant(0);
+static ZERO64: Register<u64> = Register::constant(0);
 
 /// What an instruction works on.
 pub(crate) struct Warp<'a> {
     /// Its registers.
     pub regs: &'a mut Registers,
-    /// Constants of the kernel.
-    pub constants: &'a Constants,
     /// What all blocks share.
     pub launch: &'a Launch<'a>,
     /// The block's shared memory.
@@ -142,92 +185,52 @@ impl<'a> Warp<'a> {
         Ok(())
     }
 
+    /// The register in `slot`, or the constant.
+    #[inline(always)]
+    pub(crate) fn register32(&self, slot: u16) -> &Register<u32> {
+        self.regs.r32.get(usize::from(slot)).unwrap_or(&ZERO32)
+    }
+
     #[inline(always)]
     pub(crate) fn r32(&self, slot: u16) -> &Lanes<u32> {
-        let slot = usize::from(slot);
-        match self.regs.r32.get(slot) {
-            Some(lanes) => lanes,
-            None => self
-                .constants
-                .k32
-                .get(slot - self.regs.r32.len())
-                .unwrap_or(&ZERO32),
-        }
+        &self.register32(slot).lanes
+    }
+
+    #[inline(always)]
+    pub(crate) fn valid32(&self, slot: u16) -> u32 {
+        self.register32(slot).valid
+    }
+
+    /// The register in `slot`, or the constant.
+    #[inline(always)]
+    pub(crate) fn register64(&self, slot: u16) -> &Register<u64> {
+        self.regs.r64.get(usize::from(slot)).unwrap_or(&ZERO64)
     }
 
     #[inline(always)]
     pub(crate) fn r64(&self, slot: u16) -> &Lanes<u64> {
-        let slot = usize::from(slot);
-        match self.regs.r64.get(slot) {
-            Some(lanes) => lanes,
-            None => self
-                .constants
-                .k64
-                .get(slot - self.regs.r64.len())
-                .unwrap_or(&ZERO64),
-        }
+        &self.register64(slot).lanes
+    }
+
+    #[inline(always)]
+    pub(crate) fn valid64(&self, slot: u16) -> u32 {
+        self.register64(slot).valid
     }
 
     /// Writes the lanes of `mask`; `valid` says which of the new values are initialised.
     #[inline(always)]
     pub(crate) fn set32(&mut self, slot: u16, mask: u32, valid: u32, new: &[u32; 32]) {
-        let slot = usize::from(slot);
-        if let (Some(old), Some(seen)) = (self.regs.r32.get_mut(slot), self.regs.v32.get_mut(slot))
-        {
-            if mask == u32::MAX {
-                old.0 = *new;
-                *seen = valid;
-            } else {
-                for lane in 0..32 {
-                    old.0[lane] = if mask >> lane & 1 != 0 {
-                        new[lane]
-                    } else {
-                        old.0[lane]
-                    };
-                }
-                *seen = *seen & !mask | valid & mask;
-            }
+        if let Some(old) = self.regs.r32.get_mut(usize::from(slot)) {
+            old.set(mask, valid, new);
         }
     }
 
     /// As [`Warp::set32`] for a 64-bit register.
     #[inline(always)]
     pub(crate) fn set64(&mut self, slot: u16, mask: u32, valid: u32, new: &[u64; 32]) {
-        let slot = usize::from(slot);
-        if let (Some(old), Some(seen)) = (self.regs.r64.get_mut(slot), self.regs.v64.get_mut(slot))
-        {
-            if mask == u32::MAX {
-                old.0 = *new;
-                *seen = valid;
-            } else {
-                for lane in 0..32 {
-                    old.0[lane] = if mask >> lane & 1 != 0 {
-                        new[lane]
-                    } else {
-                        old.0[lane]
-                    };
-                }
-                *seen = *seen & !mask | valid & mask;
-            }
+        if let Some(old) = self.regs.r64.get_mut(usize::from(slot)) {
+            old.set(mask, valid, new);
         }
-    }
-
-    #[inline(always)]
-    pub(crate) fn valid32(&self, slot: u16) -> u32 {
-        self.regs
-            .v32
-            .get(usize::from(slot))
-            .copied()
-            .unwrap_or(u32::MAX)
-    }
-
-    #[inline(always)]
-    pub(crate) fn valid64(&self, slot: u16) -> u32 {
-        self.regs
-            .v64
-            .get(usize::from(slot))
-            .copied()
-            .unwrap_or(u32::MAX)
     }
 
     /// The 32 lanes of a register.
@@ -319,15 +322,16 @@ pub(crate) trait Lane: Copy {
 /// An operand of [`lanes!`](crate::isa::lanes): a [`Lane`], or `bool` for a predicate.
 pub(crate) trait Source: Copy {
     const ZERO: Self;
-    type Fetched;
-    fn fetch(warp: &Warp<'_>, inst: &Inst, k: usize) -> Self::Fetched;
-    fn fetch_valid(warp: &Warp<'_>, inst: &Inst, k: usize) -> u32;
-    fn lane(fetched: &Self::Fetched, lane: usize) -> Self;
+    /// All lanes of one, where they are.
+    type Fetched<'w>: Copy;
+    /// The lanes of source operand `k`, and which were ever written.
+    fn fetch<'w>(warp: &'w Warp<'_>, inst: &Inst, k: usize) -> (Self::Fetched<'w>, u32);
+    fn lane(fetched: Self::Fetched<'_>, lane: usize) -> Self;
     fn store(warp: &mut Warp<'_>, slot: u16, mask: u32, valid: u32, out: [Self; 32]);
 }
 
 macro_rules! lane {
-    ($($T:ty, $zero:expr, $reg:ident, $set:ident, $valid:ident, $Raw:ty,
+    ($($T:ty, $zero:expr, $reg:ident, $register:ident, $set:ident, $valid:ident, $Raw:ty,
        |$raw:ident| $from:expr, |$value:ident| $to:expr;)+) => {$(
         impl Lane for $T {
             const ZERO: $T = $zero;
@@ -357,18 +361,16 @@ macro_rules! lane {
         }
         impl Source for $T {
             const ZERO: $T = $zero;
-            type Fetched = [$T; 32];
+            type Fetched<'w> = &'w [$Raw; 32];
             #[inline(always)]
-            fn fetch(warp: &Warp<'_>, inst: &Inst, k: usize) -> [$T; 32] {
-                <$T as Lane>::get(warp, inst.s[k])
+            fn fetch<'w>(warp: &'w Warp<'_>, inst: &Inst, k: usize) -> (&'w [$Raw; 32], u32) {
+                let register = warp.$register(inst.s[k]);
+                (&register.lanes.0, register.valid)
             }
             #[inline(always)]
-            fn fetch_valid(warp: &Warp<'_>, inst: &Inst, k: usize) -> u32 {
-                warp.$valid(inst.s[k])
-            }
-            #[inline(always)]
-            fn lane(fetched: &[$T; 32], lane: usize) -> $T {
-                fetched[lane]
+            fn lane(fetched: &[$Raw; 32], lane: usize) -> $T {
+                let $raw = fetched[lane];
+                $from
             }
             #[inline(always)]
             fn store(warp: &mut Warp<'_>, slot: u16, mask: u32, valid: u32, out: [$T; 32]) {
@@ -379,31 +381,27 @@ macro_rules! lane {
 }
 
 lane! {
-    u8, 0, r32, set32, valid32, u32, |raw| raw as u8, |value| u32::from(value);
-    i8, 0, r32, set32, valid32, u32, |raw| raw as i8, |value| u32::from(value as u8);
-    u16, 0, r32, set32, valid32, u32, |raw| raw as u16, |value| u32::from(value);
-    i16, 0, r32, set32, valid32, u32, |raw| raw as i16, |value| u32::from(value as u16);
-    u32, 0, r32, set32, valid32, u32, |raw| raw, |value| value;
-    i32, 0, r32, set32, valid32, u32, |raw| raw as i32, |value| value as u32;
-    f32, 0.0, r32, set32, valid32, u32, |raw| f32::from_bits(raw), |value| value.to_bits();
-    u64, 0, r64, set64, valid64, u64, |raw| raw, |value| value;
-    i64, 0, r64, set64, valid64, u64, |raw| raw as i64, |value| value as u64;
-    f64, 0.0, r64, set64, valid64, u64, |raw| f64::from_bits(raw), |value| value.to_bits();
+    u8, 0, r32, register32, set32, valid32, u32, |raw| raw as u8, |value| u32::from(value);
+    i8, 0, r32, register32, set32, valid32, u32, |raw| raw as i8, |value| u32::from(value as u8);
+    u16, 0, r32, register32, set32, valid32, u32, |raw| raw as u16, |value| u32::from(value);
+    i16, 0, r32, register32, set32, valid32, u32, |raw| raw as i16, |value| u32::from(value as u16);
+    u32, 0, r32, register32, set32, valid32, u32, |raw| raw, |value| value;
+    i32, 0, r32, register32, set32, valid32, u32, |raw| raw as i32, |value| value as u32;
+    f32, 0.0, r32, register32, set32, valid32, u32, |raw| f32::from_bits(raw), |value| value.to_bits();
+    u64, 0, r64, register64, set64, valid64, u64, |raw| raw, |value| value;
+    i64, 0, r64, register64, set64, valid64, u64, |raw| raw as i64, |value| value as u64;
+    f64, 0.0, r64, register64, set64, valid64, u64, |raw| f64::from_bits(raw), |value| value.to_bits();
 }
 
 impl Source for bool {
     const ZERO: bool = false;
-    type Fetched = u32;
+    type Fetched<'w> = u32;
     #[inline(always)]
-    fn fetch(warp: &Warp<'_>, inst: &Inst, k: usize) -> u32 {
-        warp.pred(inst, k)
+    fn fetch(warp: &Warp<'_>, inst: &Inst, k: usize) -> (u32, u32) {
+        (warp.pred(inst, k), warp.valid_pred(inst.s[k]))
     }
     #[inline(always)]
-    fn fetch_valid(warp: &Warp<'_>, inst: &Inst, k: usize) -> u32 {
-        warp.valid_pred(inst.s[k])
-    }
-    #[inline(always)]
-    fn lane(fetched: &u32, lane: usize) -> bool {
+    fn lane(fetched: u32, lane: usize) -> bool {
         fetched >> lane & 1 != 0
     }
     #[inline(always)]

@@ -13,7 +13,7 @@ use super::{
 use crate::ast::{self, Function, Instruction, Operand, Space, Statement, Type, Variable};
 use crate::isa::{self, Flow, Form, Inst, Together};
 use crate::memory::{LOCAL_BASE, SHARED_BASE};
-use crate::warp::{Constants, Lanes};
+use crate::warp::{Constants, Register};
 
 /// Instructions of one kernel, calls expanded.
 const MAX_INSTRUCTIONS: usize = 1 << 22;
@@ -150,10 +150,11 @@ impl<'a> Binder<'a> {
             }
         }
         let counts = [Bank::B32, Bank::B64, Bank::Pred].map(|bank| self.scopes.registers(bank));
-        let about = self.drafts.iter().map(|draft| draft.about).collect();
+        let about: Vec<About> = self.drafts.iter().map(|draft| draft.about).collect();
         let owned: Vec<_> = self.outlines.iter().map(|o| o.registers.clone()).collect();
-        let (insts, layout, mut slots) = allocate(self.drafts, counts, &self.tables, &owned)
+        let (mut insts, layout, mut slots) = allocate(self.drafts, counts, &self.tables, &owned)
             .map_err(|message| LoadError::new(kernel.line, &kernel.name, message))?;
+        straighten(&mut insts, &about);
         let mut functions = Vec::new();
         for (outline, (slots, frame)) in self.outlines.into_iter().zip(slots.drain(..)) {
             let entry = self.labels.get(outline.label as usize).copied().flatten();
@@ -361,10 +362,10 @@ impl<'a> Binder<'a> {
             return Ok(Place::Constant(bank, *index));
         }
         let index = if bank == Bank::B32 {
-            self.constants.k32.push(Lanes([bits as u32; 32]));
+            self.constants.k32.push(Register::constant(bits as u32));
             self.constants.k32.len() - 1
         } else {
-            self.constants.k64.push(Lanes([bits; 32]));
+            self.constants.k64.push(Register::constant(bits));
             self.constants.k64.len() - 1
         };
         self.known.insert((bank, bits), index as u32);
@@ -594,8 +595,22 @@ fn blank() -> Inst {
         target: 0,
         together: Together::No,
         always: false,
+        straight: 0,
         #[cfg(ptx_mutation)]
         right: (None, [0; 2]),
+    }
+}
+
+/// Notes where straight lines of instructions start that only compute, and how long they are.
+fn straighten(insts: &mut [Inst], about: &[About]) {
+    let mut straight: u16 = 0;
+    for (inst, about) in insts.iter_mut().zip(about).rev() {
+        let computes = about.row.class.computes() && inst.together == Together::No;
+        straight = match computes && inst.guard == 0 && !inst.always {
+            true => straight.saturating_add(1),
+            false => 0,
+        };
+        inst.straight = straight;
     }
 }
 

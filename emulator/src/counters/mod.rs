@@ -19,6 +19,8 @@ use trace::Trace;
 pub(crate) struct Counters {
     /// Executions of each instruction, by position.
     pub executed: Vec<u64>,
+    /// Executions of straight lines: one more where each starts, one less (wrapping) behind its end.
+    straight: Vec<u64>,
     /// What else is known of each, by position.
     pub sites: Vec<Site>,
     pub barriers: u64,
@@ -49,12 +51,24 @@ impl Counters {
         let instructions = launch.program.insts.len();
         Counters {
             executed: vec![0; instructions],
+            straight: vec![0; instructions + 1],
             sites: vec![Site::default(); instructions],
             trace: launch.profile.then(|| Box::new(Trace::new(launch))),
             ..Counters::default()
         }
     }
 
+    /// Adds straight lines to the instructions that they consist of.
+    pub(crate) fn settle(&mut self) {
+        let mut running = 0u64;
+        for (count, change) in self.executed.iter_mut().zip(&mut self.straight) {
+            running = running.wrapping_add(std::mem::take(change));
+            *count += running;
+        }
+        self.straight.fill(0);
+    }
+
+    /// Adds what another thread has counted; both are settled.
     pub(crate) fn add(&mut self, other: &Counters) {
         for (sum, more) in self.executed.iter_mut().zip(&other.executed) {
             *sum += more;
@@ -93,6 +107,22 @@ impl Counters {
         }
         if active != u32::MAX {
             self.partially(pc, active);
+        }
+    }
+
+    /// As many instructions from `pc` on are executed by the lanes of `active`, one after the other.
+    #[inline(always)]
+    pub(crate) fn execute_straight(&mut self, pc: u32, count: usize, active: u32) {
+        if let Some(start) = self.straight.get_mut(pc as usize) {
+            *start = start.wrapping_add(1);
+        }
+        if let Some(end) = self.straight.get_mut(pc as usize + count) {
+            *end = end.wrapping_sub(1);
+        }
+        if active != u32::MAX {
+            for pc in pc..pc + count as u32 {
+                self.partially(pc, active);
+            }
         }
     }
 

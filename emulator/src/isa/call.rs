@@ -165,17 +165,17 @@ fn exchange(
     };
     let regs = &mut *w.regs;
     for slot in slots[0].iter().map(|slot| usize::from(*slot)) {
-        if let (Some(lanes), Some(seen)) = (regs.r32.get_mut(slot), regs.v32.get_mut(slot)) {
-            let (value, valid) = next(u64::from(lanes.0[lane]), *seen);
-            lanes.0[lane] = value as u32;
-            set(seen, valid);
+        if let Some(register) = regs.r32.get_mut(slot) {
+            let (value, valid) = next(u64::from(register.lanes.0[lane]), register.valid);
+            register.lanes.0[lane] = value as u32;
+            set(&mut register.valid, valid);
         }
     }
     for slot in slots[1].iter().map(|slot| usize::from(*slot)) {
-        if let (Some(lanes), Some(seen)) = (regs.r64.get_mut(slot), regs.v64.get_mut(slot)) {
-            let (value, valid) = next(lanes.0[lane], *seen);
-            lanes.0[lane] = value;
-            set(seen, valid);
+        if let Some(register) = regs.r64.get_mut(slot) {
+            let (value, valid) = next(register.lanes.0[lane], register.valid);
+            register.lanes.0[lane] = value;
+            set(&mut register.valid, valid);
         }
     }
     for slot in slots[2].iter().map(|slot| usize::from(*slot)) {

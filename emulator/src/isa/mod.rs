@@ -217,6 +217,13 @@ impl Class {
         Class::Sync,
         Class::Control,
     ];
+
+    /// Whether its instructions touch nothing but the registers of their own lanes, and always go on to
+    /// the next one.
+    pub(crate) fn computes(self) -> bool {
+        use Class::*;
+        matches!(self, Move | Int | Float | Double | Half | Convert | Special)
+    }
 }
 
 /// Which lanes have to arrive before an instruction runs, at once for all of them.
@@ -526,6 +533,9 @@ pub(crate) struct Inst {
     pub together: Together,
     /// Whether to run even if no lane passes the guard.
     pub always: bool,
+    /// How many instructions from this one on do nothing but compute: whoever comes to the first
+    /// runs all of them.
+    pub straight: u16,
     /// What it does if nothing is wrong with its row, and widths of the first and last destination.
     #[cfg(ptx_mutation)]
     pub right: (Option<ExecFn>, [u32; 2]),
@@ -560,13 +570,13 @@ macro_rules! lanes {
                 let mut _k = 0;
                 let mut valid = u32::MAX;
                 $(
-                    let $a = <$A as Source>::fetch(warp, inst, _k);
-                    valid &= <$A as Source>::fetch_valid(warp, inst, _k);
+                    let ($a, written) = <$A as Source>::fetch(warp, inst, _k);
+                    valid &= written;
                     _k += 1;
                 )+
                 let mut out = [<$D as Source>::ZERO; 32];
                 for lane in 0..32 {
-                    out[lane] = Body::lane($(<$A as Source>::lane(&$a, lane)),+);
+                    out[lane] = Body::lane($(<$A as Source>::lane($a, lane)),+);
                 }
                 <$D as Source>::store(warp, inst.d[0], mask, valid, out);
                 Ok($crate::isa::Flow::Next)

@@ -272,17 +272,17 @@ fn wrong(w: &mut Warp<'_>, inst: &Inst, mask: u32) -> Flow {
                     }
                 }
                 64 => {
-                    if let Some(lanes) = w.regs.r64.get_mut(slot) {
+                    if let Some(register) = w.regs.r64.get_mut(slot) {
                         (0..32)
                             .filter(|lane| mask >> lane & 1 != 0)
-                            .for_each(|lane| lanes.0[lane] ^= 1);
+                            .for_each(|lane| register.lanes.0[lane] ^= 1);
                     }
                 }
                 _ => {
-                    if let Some(lanes) = w.regs.r32.get_mut(slot) {
+                    if let Some(register) = w.regs.r32.get_mut(slot) {
                         (0..32)
                             .filter(|lane| mask >> lane & 1 != 0)
-                            .for_each(|lane| lanes.0[lane] ^= 1);
+                            .for_each(|lane| register.lanes.0[lane] ^= 1);
                     }
                 }
             }

@@ -11,7 +11,7 @@ use crate::memory::mbarrier::Poll;
 use crate::memory::order::Joined;
 use crate::memory::shared::Shared;
 use crate::violation::{EmulatorError, Fault, Kind};
-use crate::warp::{Lanes, Registers, Warp};
+use crate::warp::{Register, Registers, Warp};
 
 /// Least number of instructions that a warp runs in a turn; a random number up to as many comes on
 /// top.
@@ -68,13 +68,18 @@ pub(super) enum Progress {
 impl Block {
     pub(super) fn new(launch: &Launch<'_>, domain: &mut Domain, slot: usize, index: u64) -> Block {
         let warps = launch.threads().div_ceil(32) as usize;
-        let [r32, r64, p] = launch.program.layout.slots.map(usize::from);
+        let [n32, n64, p] = launch.program.layout.slots.map(usize::from);
+        let constants = &launch.program.constants;
+        let (mut r32, mut r64) = (
+            vec![Register::unwritten(); n32],
+            vec![Register::unwritten(); n64],
+        );
+        r32.extend_from_slice(&constants.k32);
+        r64.extend_from_slice(&constants.k64);
         let state = || WarpState {
             registers: Registers {
-                r32: vec![Lanes([0; 32]); r32],
-                v32: vec![0; r32],
-                r64: vec![Lanes([0; 32]); r64],
-                v64: vec![0; r64],
+                r32: r32.clone(),
+                r64: r64.clone(),
                 p: vec![0; p],
                 vp: vec![0; p],
                 carry: 0,
@@ -122,8 +127,13 @@ impl Block {
                 local.reset();
             }
             let registers = &mut warp.registers;
-            registers.v32.fill(0);
-            registers.v64.fill(0);
+            let [n32, n64, _] = launch.program.layout.slots.map(usize::from);
+            for register in registers.r32.iter_mut().take(n32) {
+                register.valid = 0;
+            }
+            for register in registers.r64.iter_mut().take(n64) {
+                register.valid = 0;
+            }
             registers.vp.fill(0);
             registers.calls.clear();
             for fixed in 0..2.min(registers.p.len()) {
@@ -132,10 +142,8 @@ impl Block {
             }
             for (special, slot) in &launch.program.layout.specials {
                 let slot = usize::from(*slot);
-                if let (Some(lanes), Some(valid)) =
-                    (registers.r32.get_mut(slot), registers.v32.get_mut(slot))
-                {
-                    for (lane, value) in lanes.0.iter_mut().enumerate() {
+                if let Some(register) = registers.r32.get_mut(slot) {
+                    for (lane, value) in register.lanes.0.iter_mut().enumerate() {
                         *value = special_value(
                             *special,
                             launch,
@@ -144,7 +152,7 @@ impl Block {
                             lane as u32,
                         );
                     }
-                    *valid = u32::MAX;
+                    register.valid = u32::MAX;
                 }
             }
         }
@@ -234,7 +242,6 @@ impl Block {
         };
         let mut warp = Warp {
             regs: &mut state.registers,
-            constants: &launch.program.constants,
             launch,
             shared: &mut self.shared,
             local: &mut state.local,
@@ -409,14 +416,11 @@ impl Block {
             };
             warp.groups.release(id, |slot, mask| match barrier.reduce {
                 Some(Reduce::Count) => {
-                    if let (Some(lanes), Some(valid)) = (
-                        warp.registers.r32.get_mut(usize::from(slot)),
-                        warp.registers.v32.get_mut(usize::from(slot)),
-                    ) {
+                    if let Some(register) = warp.registers.r32.get_mut(usize::from(slot)) {
                         for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
-                            lanes.0[lane] = barrier.votes;
+                            register.lanes.0[lane] = barrier.votes;
                         }
-                        *valid |= mask;
+                        register.valid |= mask;
                     }
                 }
                 Some(reduce) => {

@@ -282,6 +282,7 @@ impl Workers {
         } else {
             self.blocks(launch, &mut domain, &mut counters);
         }
+        counters.settle();
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut done.0 {
             Some(total) => total.add(&counters),

@@ -61,6 +61,16 @@ pub(super) fn run_group(
                 group.pc
             )));
         };
+        if inst.straight > 1 && !warp.deferred.any() {
+            let most = (end - warp.clock).min(u64::from(stop - group.pc));
+            let count = usize::from(inst.straight).min(most as usize);
+            run_straight(warp, &insts[group.pc as usize..][..count], group.pc, mask)?;
+            group.pc += count as u32;
+            if group.pc >= stop {
+                break;
+            }
+            continue;
+        }
         warp.pc = group.pc;
         warp.clock += 1;
         if warp.deferred.any() {
@@ -274,6 +284,20 @@ pub(super) fn run_group(
     }
     groups.put(group);
     Ok(Left::Somewhere)
+}
+
+/// Runs instructions that do nothing but compute. No other lane or warp can tell when they run, so
+/// what other instructions are asked one by one is asked once for all of them.
+fn run_straight(warp: &mut Warp<'_>, insts: &[Inst], first: u32, mask: u32) -> Result<(), Wrong> {
+    warp.counters.execute_straight(first, insts.len(), mask);
+    for (pc, inst) in (first..).zip(insts) {
+        warp.pc = pc;
+        warp.clock += 1;
+        if (inst.exec)(warp, inst, mask) != Flow::Next {
+            return Err(faulted(warp));
+        }
+    }
+    Ok(())
 }
 
 /// Whether the instruction promises that all lanes of the warp come to it together.
