@@ -4,6 +4,8 @@
 //! is its opcode with its modifiers in the order of the text, and its operands. Every node keeps
 //! the line it came from, so that later stages can point at it.
 
+use std::ops::Range;
+
 /// One PTX file.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Module {
@@ -214,8 +216,10 @@ pub struct Instruction {
     pub opcode: Vec<String>,
     /// Operands in order.
     pub operands: Vec<Operand>,
-    /// Line in the PTX text, from 1.
+    /// Line in the PTX text, from 1: that of the opcode.
     pub line: u32,
+    /// Bytes of the PTX text, from guard to semicolon.
+    pub span: Range<u32>,
 }
 
 /// An operand as written.

@@ -596,6 +596,11 @@ impl Module {
 }
 
 impl Kernel {
+    /// The text that it was loaded from.
+    pub fn source(&self) -> &str {
+        &self.module.inner.source
+    }
+
     /// What it declares.
     pub fn info(&self) -> KernelInfo {
         let program = &self.program;

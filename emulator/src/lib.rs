@@ -53,6 +53,7 @@ mod isa;
 pub mod lex;
 mod machine;
 mod memory;
+pub mod mutate;
 mod numerics;
 pub mod parse;
 mod report;

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// `scale(p, n, x)` multiplies `n` floats; `tail` forgets to look at `n`; `first` lets all threads
-/// store to one word.
+/// `scale(p, n, x)` multiplies `n` floats; `tail` forgets to look at `n`; `sum` takes an aggregate;
+/// `odd` does not load; `count` loops ten times.
 const PTX: &str = r#".version 7.0
 .target sm_80
 .address_size 64
@@ -51,6 +51,17 @@ done:
     frobnicate.b32 %r1, 1;
     ret;
 }
+.visible .entry count(.param .u64 p) {
+    .reg .b32 %r<3>; .reg .b64 %rd<2>; .reg .pred %p;
+    ld.param.u64 %rd1, [p];
+    mov.u32 %r1, 0;
+again:
+    add.u32 %r1, %r1, 1;
+    setp.lt.u32 %p, %r1, 10;
+    @%p bra again;
+    st.global.u32 [%rd1], %r1;
+    ret;
+}
 "#;
 
 /// A folder with the PTX in it, removed at the end.
@@ -65,8 +76,12 @@ impl Folder {
     }
 
     fn run(&self, arguments: &str) -> Output {
+        self.run_words(&arguments.split_whitespace().collect::<Vec<_>>())
+    }
+
+    fn run_words(&self, arguments: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_ptxrun"))
-            .args(arguments.split_whitespace())
+            .args(arguments)
             .current_dir(&self.0)
             .output()
             .unwrap()
@@ -294,6 +309,151 @@ fn a_profile_shows_the_model_and_the_lines() {
         1,
         "profile k.ptx --entry tail --grid 1 --block 7 --arg zeros:u32:6",
     );
+}
+
+const MUTATE_SCALE: &str =
+    "mutate k.ptx --entry scale --grid 1 --block 32 --arg inout:x.npy:y.npy --arg f32:-0.5";
+
+/// 31 of 32 threads have work: each mutant is noticed, but those of a sign that is never negative,
+/// which somebody has argued.
+#[test]
+fn a_good_test_notices_each_mutant() {
+    let folder = Folder::new("noticed");
+    let x: Vec<f32> = (1..32).map(|i| i as f32 / 7.0).collect();
+    save(&folder.file("x.npy"), "<f4", 31, &floats(&x));
+    let run = MUTATE_SCALE.replace("--arg f32", "--arg u32:31 --arg f32");
+    let output = folder.run(&run);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains(
+            "survived: type at PTX line 13\n  - setp.ge.u32 %p, %r5, %r1;\n  + setp.ge.s32"
+        ),
+        "{said}"
+    );
+    assert!(said.contains("27 of 29 noticed, 93.1 %"), "{said}");
+    let list = "# signs\n*: *u32* => *s32* # indices are below 2^31\n9: ret => # such a thing is not there\n";
+    std::fs::write(folder.file("same.txt"), list).unwrap();
+    let said = folder.clean(&format!(
+        "{run} --equivalent same.txt --json r.json --jobs 2"
+    ));
+    assert!(
+        said.contains("27 of 27 noticed, 100.0 %; with 95 % confidence at least 89.5 %"),
+        "{said}"
+    );
+    assert!(said.contains("because indices are below 2^31"), "{said}");
+    assert!(said.contains("no such mutant: 9: ret =>"), "{said}");
+    let json = std::fs::read_to_string(folder.file("r.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["equivalent"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        (&json["all"]["drawn"], &json["all"]["survived"]),
+        (&27.into(), &0.into())
+    );
+    assert_eq!(json["kinds"]["store"]["output"], 1);
+    folder.ends(2, &format!("{run} --equivalent x.npy"));
+}
+
+/// All threads have work, so nothing shows what happens at the end.
+#[test]
+fn a_weak_test_lets_mutants_survive() {
+    let folder = Folder::new("survivors");
+    save(&folder.file("x.npy"), "<f4", 32, &floats(&[2.0; 32]));
+    save(
+        &folder.file("other.npy"),
+        "<f4",
+        32,
+        &floats(&[-1.0625; 32]),
+    );
+    let run = MUTATE_SCALE.replace(
+        "--arg f32",
+        "--arg u32:32 --kinds comparison,branch --arg f32",
+    );
+    let output = folder.run(&run);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("+ setp.gt.u32 %p, %r5, %r1;"), "{said}");
+    assert!(!said.contains("+ setp.lt.u32"), "{said}");
+    // It is good enough for somebody who asks for little.
+    folder.clean(&format!("{run} --at-least 1"));
+    folder.ends(1, &format!("{run} --at-least 90"));
+    // What comes out is -1 everywhere.
+    let said = folder.ends(2, &format!("{run} --expect y.npy=other.npy"));
+    assert!(
+        said.contains("y.npy: element 0 is -1, expected -1.0625"),
+        "{said}"
+    );
+    folder.ends(1, &format!("{run} --expect y.npy=other.npy --atol 0.0625"));
+    folder.ends(1, &format!("{run} --expect y.npy=other.npy --rtol 0.06"));
+    for (arguments, reason) in [
+        (
+            format!("{run} --expect z.npy=other.npy"),
+            "no --arg has the output z.npy",
+        ),
+        (format!("{run} --kinds barrier"), "no mutants"),
+        (format!("{run} --kinds walls"), "is no kind of mutant"),
+        (
+            run.replace(":y.npy", ":y.npy --test true"),
+            "cannot be used with",
+        ),
+        (run.replace("--grid 1", ""), "--grid"),
+        (
+            "mutate k.ptx --entry count --grid 1 --block 1 --arg zeros:u32:1".into(),
+            "nothing to compare",
+        ),
+    ] {
+        let said = folder.ends(2, &arguments);
+        assert!(said.contains(reason), "{arguments}: {said}");
+    }
+}
+
+#[test]
+fn a_mutant_that_does_not_end_is_noticed() {
+    let folder = Folder::new("endless");
+    let said = folder.run("mutate k.ptx --entry count --grid 1 --block 1 --arg zeros:u32:1:n.npy --kinds branch --json r.json");
+    let json = std::fs::read_to_string(folder.file("r.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    // Always, never, and the other way around.
+    assert_eq!(
+        (&json["all"]["endless"], &json["all"]["output"]),
+        (&1.into(), &2.into()),
+        "{said:?}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_command_is_given_each_mutant() {
+    let folder = Folder::new("command");
+    let mutate =
+        |command: &str| folder.run_words(&["mutate", "k.ptx", "--sample", "20", "--test", command]);
+    let said = mutate("cmp -s $PTXRUN_ORIGINAL $PTXRUN_MUTANT");
+    let text = String::from_utf8(said.stdout).unwrap();
+    assert_eq!(said.status.code(), Some(0), "{text}");
+    assert!(
+        text.contains("20 of 20 noticed") && text.contains("mutants of all lines were drawn"),
+        "{text}"
+    );
+    let said = mutate("true");
+    assert_eq!(said.status.code(), Some(1));
+    assert!(
+        String::from_utf8(said.stdout)
+            .unwrap()
+            .contains("0 of 20 noticed")
+    );
+    let said = mutate("false");
+    assert_eq!(said.status.code(), Some(2));
+    assert!(
+        String::from_utf8(said.stderr)
+            .unwrap()
+            .contains("fails with the unchanged text")
+    );
+    // It tells which line it ran.
+    let said = mutate(
+        "cmp -s $PTXRUN_ORIGINAL $PTXRUN_MUTANT && if [ -n \"$PTXRUN_EXECUTED\" ]; then echo 13 > $PTXRUN_EXECUTED; fi",
+    );
+    let text = String::from_utf8(said.stdout).unwrap();
+    assert!(text.contains("4 of 4 noticed"), "{text}");
 }
 
 #[test]

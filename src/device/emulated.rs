@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ptx_emulator::mutate::Handover;
 use ptx_emulator::{Config, Emulator, LaunchConfig, LaunchStats};
 
 use super::backend::{Allocation, Backend, LaunchShape, LoadedKernel, Queue};
@@ -70,9 +71,12 @@ impl Backend for Emulated {
             entry: entry.name,
             message,
         };
+        // Tests of tests: `ptxrun mutate` may want another text to be loaded.
+        let handover = Handover::get().map_err(|error| failed(error.to_string()))?;
+        let ptx = handover.map_or(entry.ptx, |handover| handover.replace(entry.ptx));
         let module = self
             .emulator
-            .load(entry.ptx)
+            .load(ptx)
             .map_err(|error| failed(error.to_string()))?;
         let kernel = module
             .kernel(entry.name)
@@ -166,6 +170,11 @@ impl Queue for Emulated {
             .emulator
             .launch(kernel, &config, &[params])
             .map_err(|source| DeviceError::Emulator { entry, source })?;
+        if let Ok(Some(handover)) = Handover::get()
+            && let Err(error) = handover.record(kernel, &stats)
+        {
+            log::error!("lines that were executed: {error}");
+        }
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(stats);
         Ok(())
     }

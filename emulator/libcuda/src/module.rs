@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 
 use ptx_emulator::KernelInfo;
+use ptx_emulator::mutate::Handover;
 
 use crate::driver::{Handle, Session, known};
 use crate::error::{Error, Result};
@@ -120,6 +121,9 @@ impl Session {
         }
         let text = std::str::from_utf8(image)
             .map_err(|error| refusal(Error::INVALID_PTX, format!("PTX is ASCII: {error}")))?;
+        let handover =
+            Handover::get().map_err(|error| refusal(Error::FILE_NOT_FOUND, error.to_string()))?;
+        let text = handover.map_or(text, |handover| handover.replace(text));
         let parsed = ptx_emulator::parse::parse(text)
             .map_err(|error| refusal(Error::INVALID_PTX, error.to_string()))?;
         let needs = RELEASES

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use ptx_emulator::mutate::Handover;
 use ptx_emulator::{Emulator, Kind, LaunchConfig, LaunchError, MemoryError};
 
 use crate::abi::{self, HostFn, StreamCallback};
@@ -159,6 +160,11 @@ impl Session {
             Ok(stats) => {
                 for warning in &stats.warnings {
                     crate::say_once(&warning.to_string());
+                }
+                if let Ok(Some(handover)) = Handover::get()
+                    && let Err(error) = handover.record(&launch.kernel, &stats)
+                {
+                    crate::say(&format!("lines that were executed: {error}"));
                 }
                 Ok(())
             }

@@ -576,6 +576,7 @@ pub(super) fn plain(opcode: &[&str], operands: Vec<Operand>, line: u32) -> Instr
         opcode,
         operands,
         line,
+        span: 0..0,
     }
 }
 

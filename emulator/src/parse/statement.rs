@@ -153,6 +153,7 @@ fn prototype(cursor: &mut Cursor<'_>, name: &str, line: u32) -> Result<Statement
 
 /// `@!p opcode.mods a, b;`
 fn instruction(cursor: &mut Cursor<'_>) -> Result<Instruction, ParseError> {
+    let start = cursor.peek().offset;
     let mut guard = None;
     if cursor.eat("@") {
         let negated = cursor.eat("!");
@@ -173,11 +174,12 @@ fn instruction(cursor: &mut Cursor<'_>) -> Result<Instruction, ParseError> {
             }
         }
     }
-    cursor.expect(";")?;
+    let end = cursor.expect(";")?.end();
     Ok(Instruction {
         guard,
         opcode,
         operands,
         line: token.line,
+        span: start..end,
     })
 }

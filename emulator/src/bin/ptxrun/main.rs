@@ -1,6 +1,7 @@
 //! `ptxrun`: runs kernels from a shell, on the emulator. See `docs/ptxrun.md`.
 
 mod list;
+mod mutate;
 mod npy;
 mod profile;
 mod run;
@@ -20,8 +21,8 @@ struct Cli {
 }
 
 const EXAMPLES: &str = "\
-Exit status: 0 if the run is clean, 1 if the program breaks a rule, 2 for wrong usage or PTX that is
-not supported.
+Exit status: 0 if the run is clean, 1 if the program breaks a rule or mutants survive, 2 for wrong
+usage or PTX that is not supported.
 
 Examples:
   ptxrun list kernels.ptx
@@ -30,7 +31,10 @@ Examples:
   ptxrun run reduce.ptx --entry reduce --grid 64 --block 128 --seeds 20 \\
       --arg in:x.npy --arg zeros:f32:1
   ptxrun profile gemm.ptx --entry gemm --grid 8,8 --block 128 --smem 65536 --gpu h100 \\
-      --arg in:a.npy --arg in:b.npy --arg out:f32:512x512:c.npy";
+      --arg in:a.npy --arg in:b.npy --arg out:f32:512x512:c.npy
+  ptxrun mutate saxpy.ptx --entry saxpy --grid 4 --block 256 \\
+      --arg f32:2 --arg in:x.npy --arg inout:y.npy:out.npy --arg u32:1000
+  ptxrun mutate kernels.ptx --test 'cargo test' --sample 200";
 
 #[derive(Subcommand)]
 enum Command {
@@ -38,6 +42,8 @@ enum Command {
     Run(run::Arguments),
     /// Run a kernel and show where its instructions and bytes go, and what bounds it on the model
     Profile(profile::ProfileArguments),
+    /// Change one instruction at a time, and see whether the result or a test shows it
+    Mutate(Box<mutate::MutateArguments>),
     /// List the kernels of a file: parameters, resources, and what would not load
     List {
         /// PTX text
@@ -55,7 +61,7 @@ enum Command {
 
 /// How a command that did not end well ended.
 enum Failure {
-    /// The program broke a rule: what was said about it has been said.
+    /// The program broke a rule, or mutants survived: what was said about it has been said.
     Violation,
     /// The command cannot be carried out, and why.
     Usage(String),
@@ -71,6 +77,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Profile(arguments) => profile::profile(&arguments),
+        Command::Mutate(arguments) => mutate::mutate(&arguments),
         Command::List { file, gpu } => list::list(&file, gpu),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "ptxrun", &mut std::io::stdout());

@@ -4,7 +4,7 @@ use clap::Args;
 use ptx_emulator::LineStats;
 
 use crate::Failure;
-use crate::run::{self, read, save};
+use crate::run::{self, Run, read, save};
 
 /// What to launch, and what to show of it.
 #[derive(Args)]
@@ -23,7 +23,11 @@ pub struct ProfileArguments {
 pub fn profile(arguments: &ProfileArguments) -> Result<(), Failure> {
     let launch = &arguments.launch;
     let text = read(&launch.file)?;
-    let outcome = launch.launch(&text, launch.seed, true)?;
+    let run = Run {
+        profile: true,
+        ..launch.once(launch.seed)
+    };
+    let outcome = launch.launch(&text, &run)?;
     save(&outcome)?;
     let stats = match &outcome.result {
         Ok(stats) => stats,

@@ -1,5 +1,6 @@
 //! `ptxrun run`.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -23,11 +24,11 @@ pub struct Arguments {
     #[arg(long)]
     pub entry: Option<String>,
     /// Blocks: X, or X,Y or X,Y,Z
-    #[arg(long, value_parser = extents)]
-    pub grid: [u32; 3],
+    #[arg(long, value_parser = extents, required = true)]
+    pub grid: Option<[u32; 3]>,
     /// Threads of a block: X, or X,Y or X,Y,Z
-    #[arg(long, value_parser = extents)]
-    pub block: [u32; 3],
+    #[arg(long, value_parser = extents, required = true)]
+    pub block: Option<[u32; 3]>,
     /// Dynamic shared memory of a block, in bytes
     #[arg(long, default_value_t = 0)]
     pub smem: u32,
@@ -130,6 +131,17 @@ pub struct Outcome {
     pub result: Result<LaunchStats, Box<Violation>>,
 }
 
+/// What differs between runs of the same arguments.
+pub struct Run {
+    pub seed: u64,
+    /// Trace memory.
+    pub profile: bool,
+    /// Show what the kernel prints.
+    pub print: bool,
+    pub threads: usize,
+    pub budget: Option<u64>,
+}
+
 /// Memory with where it is.
 struct Placed {
     address: u64,
@@ -138,19 +150,39 @@ struct Placed {
 }
 
 impl Arguments {
+    /// The run that the arguments ask for, with a seed.
+    pub fn once(&self, seed: u64) -> Run {
+        Run {
+            seed,
+            profile: false,
+            print: true,
+            threads: self.threads,
+            budget: self.budget,
+        }
+    }
+
+    /// The seeds that are asked for.
+    pub fn seeds(&self) -> Result<Range<u64>, String> {
+        match self.seeds {
+            Some(0) => Err("--seeds: at least 1".into()),
+            Some(count) => Ok(0..count),
+            None => Ok(self.seed..self.seed.saturating_add(1)),
+        }
+    }
+
     /// Runs the kernel once, on a device of its own.
-    pub fn launch(&self, text: &str, seed: u64, profile: bool) -> Result<Outcome, String> {
+    pub fn launch(&self, text: &str, run: &Run) -> Result<Outcome, String> {
         let mut config = Config {
             gpu: self.gpu.clone(),
             checks: self.check,
-            seed,
-            threads: self.threads,
+            seed: run.seed,
+            threads: run.threads,
             mma: self.mma,
-            profile,
-            print: true,
+            profile: run.profile,
+            print: run.print,
             ..Config::default()
         };
-        config.budget = self.budget.unwrap_or(config.budget);
+        config.budget = run.budget.unwrap_or(config.budget);
         let device = Emulator::new(config);
         let kernel = self.kernel(&device, text)?;
         let mut placed = Vec::new();
@@ -161,8 +193,8 @@ impl Arguments {
             .collect::<Result<Vec<_>, String>>()?;
         let params: Vec<&[u8]> = params.iter().map(Vec::as_slice).collect();
         let shape = LaunchConfig {
-            grid: self.grid,
-            block: self.block,
+            grid: self.grid.ok_or("--grid is not given")?,
+            block: self.block.ok_or("--block is not given")?,
             dynamic_smem: self.smem,
         };
         let result = match device.launch(&kernel, &shape, &params) {
@@ -255,11 +287,7 @@ fn bytes_of(device: &Emulator, value: &Value, placed: &mut Vec<Placed>) -> Resul
 /// Runs with each seed, until a rule is broken; saves what the first left.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let text = read(&arguments.file)?;
-    let seeds = match arguments.seeds {
-        Some(0) => return Err(Failure::Usage("--seeds: at least 1".into())),
-        Some(count) => 0..count,
-        None => arguments.seed..arguments.seed + 1,
-    };
+    let seeds = arguments.seeds()?;
     let many = seeds.end - seeds.start;
     let bar = match many {
         1 => ProgressBar::hidden(),
@@ -271,7 +299,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut first: Option<Outcome> = None;
     let mut differs = None;
     for seed in seeds.clone() {
-        let outcome = arguments.launch(&text, seed, false)?;
+        let outcome = arguments.launch(&text, &arguments.once(seed))?;
         bar.inc(1);
         if let Err(violation) = &outcome.result {
             bar.finish_and_clear();

@@ -41,6 +41,8 @@ pub enum Contents {
 /// Type and extents of what a file will hold.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layout {
+    /// Type of an element, as it is called here.
+    pub kind: &'static str,
     /// Type as NumPy writes it.
     pub descr: &'static str,
     pub shape: Vec<usize>,
@@ -143,7 +145,7 @@ fn buffer(text: &str) -> Result<Buffer, String> {
 
 fn layout(kind: &str, extents: &str) -> Result<Layout, String> {
     let found = TYPES.iter().find(|(name, ..)| *name == kind);
-    let (_, descr, size) = found.ok_or_else(|| {
+    let (kind, descr, size) = found.ok_or_else(|| {
         let names: Vec<_> = TYPES.iter().map(|(name, ..)| *name).collect();
         format!("{kind:?} is no type: expected one of {}", names.join(" "))
     })?;
@@ -159,6 +161,7 @@ fn layout(kind: &str, extents: &str) -> Result<Layout, String> {
         .iter()
         .try_fold(*size, |all, &extent| all.checked_mul(extent));
     Ok(Layout {
+        kind,
         descr,
         bytes: bytes.ok_or_else(|| format!("{extents} is too big"))?,
         shape,
@@ -176,6 +179,7 @@ impl Buffer {
                 let known = TYPES.iter().find(|(_, descr, _)| *descr == array.descr);
                 let layout = Layout {
                     // What has no name here is saved as bytes of the same number.
+                    kind: known.map_or("u8", |(kind, ..)| kind),
                     descr: known.map_or("|u1", |(_, descr, _)| descr),
                     bytes: array.bytes.len(),
                     shape: match known {
@@ -216,6 +220,7 @@ mod tests {
             panic!();
         };
         let layout = Layout {
+            kind: "bf16",
             descr: "<u2",
             shape: vec![2, 3],
             bytes: 12,
