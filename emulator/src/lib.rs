@@ -74,7 +74,7 @@ pub use device::{
 pub use gpu::{BlockResources, Dram, Gpu, Occupancy, Rates, Resource, TensorRates};
 pub use isa::{Class, InstructionInfo, instructions};
 pub use memory::MemoryError;
-pub use report::{Bound, Energy, EnergyPart, Pipe, Report};
+pub use report::{Bound, Energy, EnergyPart, Pipe, Report, si};
 pub use violation::{Access, EmulatorError, Kind, OtherAccess, Space, Violation};
 pub use warning::{Warning, WarningKind};
 

@@ -235,6 +235,34 @@ fn many_seeds_are_tried_and_counted() {
 }
 
 #[test]
+fn what_is_not_checked_is_said_and_switches_are_kept() {
+    let folder = Folder::new("switches");
+    let run = "run k.ptx --entry tail --grid 1 --block 64 --arg out:u32:64:t.npy --json r.json";
+    for (check, said) in [
+        ("all", "global memory\n"),
+        (
+            "none",
+            "; neither races nor uninitialised values were looked for\n",
+        ),
+        ("memory,sync,init", "; races were not looked for\n"),
+    ] {
+        let output = folder.clean(&format!("{run} --check {check} --perturb --no-reconverge"));
+        assert!(output.ends_with(said), "{check}: {output}");
+    }
+    let json = std::fs::read_to_string(folder.file("r.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        ["perturb", "reconverge", "init_checked", "races_checked"].map(|name| json[name].as_bool()),
+        [true, false, true, false].map(Some)
+    );
+    // Memory is checked whatever is said.
+    folder.ends(
+        1,
+        "run k.ptx --entry tail --grid 1 --block 65 --arg zeros:u32:64 --check none",
+    );
+}
+
+#[test]
 fn wrong_usage_ends_with_two_and_names_what_was_expected() {
     let folder = Folder::new("usage");
     for (arguments, reason) in [
@@ -272,6 +300,10 @@ fn wrong_usage_ends_with_two_and_names_what_was_expected() {
         (
             "run k.ptx --entry tail --grid 1 --block 1 --arg null --seeds 0",
             "at least 1",
+        ),
+        (
+            "run k.ptx --entry tail --grid 1 --block 1 --arg null --check race",
+            "memory and sync cannot be switched off",
         ),
         ("walk", "walk"),
     ] {
@@ -390,7 +422,7 @@ fn a_weak_test_lets_mutants_survive() {
             format!("{run} --expect z.npy=other.npy"),
             "no --arg has the output z.npy",
         ),
-        (format!("{run} --kinds barrier"), "no mutants"),
+        (run.replace("comparison,branch", "barrier"), "no mutants"),
         (format!("{run} --kinds walls"), "is no kind of mutant"),
         (
             run.replace(":y.npy", ":y.npy --test true"),
@@ -454,6 +486,63 @@ fn a_command_is_given_each_mutant() {
     );
     let text = String::from_utf8(said.stdout).unwrap();
     assert!(text.contains("4 of 4 noticed"), "{text}");
+}
+
+#[test]
+fn a_profile_s_page_escapes_what_it_shows_and_needs_nothing_else() {
+    let folder = Folder::new("page");
+    let cuda = "// a <b>&amp; line\n// the sum\nif (a < b && c > d) data[i] *= x; // <script>alert(1)</script>\n";
+    std::fs::create_dir(folder.file("cuda")).unwrap();
+    std::fs::write(folder.file("cuda/k.cu"), cuda).unwrap();
+    let lines = PTX
+        .replace("    setp.ge", ".loc 1 3 0\n    setp.ge")
+        .replacen(".visible", ".file 1 \"/elsewhere/cuda/k.cu\"\n.visible", 1);
+    std::fs::write(folder.file("lines.ptx"), lines).unwrap();
+    let run = |file: &str, more: &str| {
+        folder.clean(&format!(
+            "profile {file} --entry scale --grid 4 --block 64 --html p.html {more} \
+             --arg zeros:f32:256 --arg u32:256 --arg f32:2"
+        ));
+        std::fs::read_to_string(folder.file("p.html")).unwrap()
+    };
+    let page = run("lines.ptx", "--on h100,l4");
+    assert!(
+        page.contains("if (a &lt; b &amp;&amp; c &gt; d) data[i]"),
+        "{page}"
+    );
+    assert!(page.contains("// a &lt;b&gt;&amp;amp; line"), "{page}");
+    assert!(!page.contains("<script"), "{page}");
+    assert!(
+        !page.contains("http:") && !page.contains("https:") && !page.contains("url("),
+        "{page}"
+    );
+    for part in [
+        "no measurement",
+        "H100",
+        "L4",
+        "<svg",
+        "Occupancy",
+        "warp instructions",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    assert!(!page.contains("A100"), "{page}");
+    // Elements end where they begin.
+    for element in ["table", "tr", "svg", "section", "article", "details", "td"] {
+        let count = |what: &str| page.matches(what).count();
+        let open = count(&format!("<{element} ")) + count(&format!("<{element}>"));
+        assert_eq!(open, count(&format!("</{element}>")), "{element}");
+    }
+    // The source is elsewhere, and there is none.
+    std::fs::create_dir(folder.file("ptx")).unwrap();
+    std::fs::copy(folder.file("lines.ptx"), folder.file("ptx/lines.ptx")).unwrap();
+    assert!(run("ptx/lines.ptx", "").contains("Not found"));
+    assert!(run("ptx/lines.ptx", "--source .").contains("data[i] *= x"));
+    let page = run("k.ptx", "");
+    assert!(
+        page.contains("compile with -lineinfo") && page.contains("mul.f32 %f2"),
+        "{page}"
+    );
 }
 
 #[test]

@@ -313,8 +313,8 @@ fn tensor_rate(gpu: &Gpu, name: &str) -> Option<u32> {
     })
 }
 
-/// A quantity with three digits and a prefix: `2.28 Gflop`.
-fn si(value: f64, unit: &str) -> String {
+/// A quantity with three digits and a prefix, as a [`Report`] prints it: `2.28 Gflop`.
+pub fn si(value: f64, unit: &str) -> String {
     const PREFIXES: [(f64, &str); 9] = [
         (1e15, "P"),
         (1e12, "T"),

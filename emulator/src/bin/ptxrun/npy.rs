@@ -1,4 +1,7 @@
 //! NumPy's files: a header and the elements as they lie in memory.
+//!
+//! Read here and not by a crate, since files come from anywhere: npyz 0.9 multiplies a header's extents
+//! unchecked, and takes minutes for one with a thousand nested brackets.
 
 use std::fmt::Write;
 use std::path::Path;

@@ -41,8 +41,8 @@ pub struct Arguments {
     /// Model of GPU whose limits hold
     #[arg(long, default_value = "a100", value_parser = gpu)]
     pub gpu: Gpu,
-    /// Rules to check: all, none, or some of memory, init, race, sync (memory and sync always are),
-    /// and converged, which is not among all
+    /// Rules to check: all; some of memory,init,race,sync; none, which is memory,sync, since these
+    /// cannot be switched off; and converged, which is not among all
     #[arg(long, default_value = "all", value_parser = checks)]
     pub check: Checks,
     /// Seed of every order that is left open
@@ -54,6 +54,13 @@ pub struct Arguments {
     /// How tensor operations round
     #[arg(long, default_value = "fast", value_parser = mma)]
     pub mma: MmaMode,
+    /// Let approximate functions be wrong by as much as the ISA allows, as the seed draws
+    #[arg(long)]
+    pub perturb: bool,
+    /// Keep lanes that have diverged apart until an instruction waits for them, which is all that PTX
+    /// promises
+    #[arg(long)]
+    pub no_reconverge: bool,
     /// Host threads; 0: one per processor
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
@@ -96,11 +103,15 @@ pub fn gpu(name: &str) -> Result<Gpu, String> {
 }
 
 fn checks(text: &str) -> Result<Checks, String> {
-    let mut checks = Checks::NONE;
-    for word in text.split(',') {
-        match word {
-            "all" => checks = Checks::ALL,
-            "none" | "memory" | "sync" => (),
+    let words: Vec<&str> = text.split(',').collect();
+    let mut checks = match words[..] {
+        ["none"] => return Ok(Checks::NONE),
+        _ if words.contains(&"all") => Checks::ALL,
+        _ => Checks::NONE,
+    };
+    for word in &words {
+        match *word {
+            "all" | "memory" | "sync" => (),
             "init" => checks.init = true,
             "race" => checks.race = true,
             "converged" => checks.converged = true,
@@ -111,7 +122,29 @@ fn checks(text: &str) -> Result<Checks, String> {
             }
         }
     }
+    if !words.contains(&"all") && !(words.contains(&"memory") && words.contains(&"sync")) {
+        return Err(format!(
+            "memory and sync cannot be switched off, without them a run could not go on: expected \
+             all, none, or memory,sync,{}",
+            words
+                .iter()
+                .filter(|word| !["memory", "sync"].contains(word))
+                .copied()
+                .collect::<Vec<_>>()
+                .join(",")
+        ));
+    }
     Ok(checks)
+}
+
+/// What was not looked for, for whoever reads that a run is clean.
+fn unchecked(checks: Checks) -> &'static str {
+    match (checks.init, checks.race) {
+        (true, true) => "",
+        (true, false) => "; races were not looked for",
+        (false, true) => "; uninitialised values were not looked for",
+        (false, false) => "; neither races nor uninitialised values were looked for",
+    }
 }
 
 fn mma(text: &str) -> Result<MmaMode, String> {
@@ -178,6 +211,8 @@ impl Arguments {
             seed: run.seed,
             threads: run.threads,
             mma: self.mma,
+            perturb: self.perturb,
+            reconverge: !self.no_reconverge,
             profile: run.profile,
             print: run.print,
             ..Config::default()
@@ -332,8 +367,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             format!("{many} seeds")
         };
         println!(
-            "{}: clean on an emulated {} with {runs}: {} warp instructions, {} bytes of global memory",
-            outcome.kernel, arguments.gpu.name, stats.warp_instructions, stats.global_bytes
+            "{}: clean on an emulated {} with {runs}: {} warp instructions, {} bytes of global memory{}",
+            outcome.kernel,
+            arguments.gpu.name,
+            stats.warp_instructions,
+            stats.global_bytes,
+            unchecked(arguments.check),
         );
     }
     if let Some(seed) = differs {
@@ -377,6 +416,10 @@ fn write_json(
         "kernel": outcome.kernel,
         "gpu": arguments.gpu.name,
         "seed": seed,
+        "perturb": arguments.perturb,
+        "reconverge": !arguments.no_reconverge,
+        "init_checked": arguments.check.init,
+        "races_checked": arguments.check.race,
         "clean": violation.is_none(),
         "violation": violation,
         "stats": stats,
@@ -420,4 +463,42 @@ fn stats_json(stats: &LaunchStats) -> Json {
         "barriers": stats.barriers,
         "warnings": stats.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_those_that_are_named_or_refused() {
+        let of = |init, race, converged| {
+            let mut checks = Checks::NONE;
+            (checks.init, checks.race, checks.converged) = (init, race, converged);
+            Ok(checks)
+        };
+        for (text, expected) in [
+            ("all", of(true, true, false)),
+            ("all,converged", of(true, true, true)),
+            ("none", of(false, false, false)),
+            ("memory,sync", of(false, false, false)),
+            ("sync,memory,race", of(false, true, false)),
+            ("memory,init,race,sync", of(true, true, false)),
+        ] {
+            assert_eq!(checks(text), expected, "{text}");
+        }
+        for wrong in [
+            "race",
+            "init,race",
+            "memory",
+            "memory,init",
+            "sync",
+            "converged",
+        ] {
+            let error = checks(wrong).unwrap_err();
+            assert!(error.contains("cannot be switched off"), "{wrong}: {error}");
+        }
+        for wrong in ["", "races", "none,race", "all,x"] {
+            assert!(checks(wrong).is_err(), "{wrong}");
+        }
+    }
 }

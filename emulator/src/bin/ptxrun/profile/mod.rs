@@ -1,7 +1,13 @@
 //! `ptxrun profile`.
 
+mod page;
+mod roofline;
+mod source;
+
+use std::path::PathBuf;
+
 use clap::Args;
-use ptx_emulator::LineStats;
+use ptx_emulator::{Gpu, LineStats};
 
 use crate::Failure;
 use crate::run::{self, Run, read, save};
@@ -17,9 +23,18 @@ pub struct ProfileArguments {
     /// Rows of the table at most: the lines that are executed most
     #[arg(long, default_value_t = 20)]
     rows: usize,
+    /// Write a page with all counters, a roofline plot and the source, line by line
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Models of GPU on the page: one that is emulated, or several
+    #[arg(long, value_name = "MODEL", value_delimiter = ',', value_parser = run::gpu)]
+    on: Vec<Gpu>,
+    /// A folder in which files of the source may be, by their name in the PTX or by what it ends in
+    #[arg(long, value_name = "FOLDER")]
+    source: Vec<PathBuf>,
 }
 
-/// Runs once and prints the report of the model and the busiest lines.
+/// Runs once, prints the report of the model and the busiest lines, and writes the page.
 pub fn profile(arguments: &ProfileArguments) -> Result<(), Failure> {
     let launch = &arguments.launch;
     let text = read(&launch.file)?;
@@ -36,6 +51,11 @@ pub fn profile(arguments: &ProfileArguments) -> Result<(), Failure> {
             return Err(Failure::Violation);
         }
     };
+    if let Some(path) = &arguments.html {
+        let page = page::page(arguments, &outcome.kernel, &text, stats);
+        std::fs::write(path, page.into_string())
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+    }
     println!("{}", stats.speed_of_light(&launch.gpu, arguments.registers));
     let mut lines: Vec<&LineStats> = stats.lines().iter().collect();
     lines.sort_by_key(|line| (std::cmp::Reverse(line.counts.executions), line.line));
