@@ -122,7 +122,9 @@ fn checks(text: &str) -> Result<Checks, String> {
             }
         }
     }
-    if !words.contains(&"all") && !(words.contains(&"memory") && words.contains(&"sync")) {
+    let has = |word| words.contains(&word);
+    let least = has("all") || has("memory") && has("sync");
+    if !least {
         return Err(format!(
             "memory and sync cannot be switched off, without them a run could not go on: expected \
              all, none, or memory,sync,{}",

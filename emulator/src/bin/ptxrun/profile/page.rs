@@ -130,6 +130,8 @@ fn counters(stats: &LaunchStats) -> Markup {
             ),
         ]);
     }
+    // What a kernel has nothing of is left out.
+    rows.retain(|(_, value)| value != "0 flop");
     let mut opcodes: Vec<_> = stats.by_opcode.iter().collect();
     opcodes.sort_by_key(|((opcode, _), count)| (std::cmp::Reverse(**count), *opcode));
     let most = opcodes.first().map_or(1, |(_, count)| **count).max(1);
@@ -168,7 +170,6 @@ fn bar(part: f64) -> Markup {
 /// What the model says of one GPU.
 fn on(gpu: &Gpu, stats: &LaunchStats, registers: Option<u32>) -> Markup {
     let report = stats.speed_of_light(gpu, registers);
-    let occupancy = &report.occupancy;
     let slowest = report.bounds.first().map_or(0.0, Bound::seconds);
     html! {
         article {
@@ -179,37 +180,52 @@ fn on(gpu: &Gpu, stats: &LaunchStats, registers: Option<u32>) -> Markup {
                 "; " (si(report.energy.joules.0, "J")) " to " (si(report.energy.joules.1, "J")) "."
             }
             div.columns {
-                div.scroll { (bounds(&report, slowest)) }
-                (roofline::plot(gpu, stats, &report))
-            }
-            div.columns {
-                div.scroll {
-                    table.figures {
-                        caption { "Occupancy: " (occupancy.warps) " of " (occupancy.most_warps) " warps ("
-                            (percent(occupancy.fraction())) ")" }
-                        thead { tr { th scope="col" { "resource" } th scope="col" { "blocks it allows" } } }
-                        tbody {
-                            @for (resource, most) in &occupancy.limits {
-                                tr.limit[*most == occupancy.blocks] { th scope="row" { (resource) } td { (most) } }
-                            }
-                        }
-                    }
+                div {
+                    div.scroll { (bounds(&report, slowest)) }
+                    div.scroll { (energy(&report)) }
                 }
-                div.scroll {
-                    table.figures {
-                        caption { "Energy, from and to" }
-                        tbody {
-                            @for part in &report.energy.parts {
-                                tr {
-                                    th scope="row" { (part.name) }
-                                    td { (si(part.joules.0, "J")) } td { (si(part.joules.1, "J")) }
-                                }
-                            }
-                        }
-                    }
+                div {
+                    (roofline::plot(gpu, stats, &report))
+                    div.scroll { (occupancy(&report)) }
                 }
             }
             @for note in &report.notes { p.note { (note) } }
+        }
+    }
+}
+
+fn occupancy(report: &Report) -> Markup {
+    let occupancy = &report.occupancy;
+    html! {
+        table.figures {
+            caption {
+                "Occupancy: " (occupancy.warps) " of " (occupancy.most_warps) " warps ("
+                (percent(occupancy.fraction())) ")"
+            }
+            thead { tr { th scope="col" { "resource" } th scope="col" { "blocks that it allows" } } }
+            tbody {
+                @for (resource, most) in &occupancy.limits {
+                    tr.limit[*most == occupancy.blocks] { th scope="row" { (resource) } td { (most) } }
+                }
+            }
+        }
+    }
+}
+
+fn energy(report: &Report) -> Markup {
+    html! {
+        table.figures {
+            caption { "Energy" }
+            thead { tr { th scope="col" { "part" } th scope="col" { "from" } th scope="col" { "to" } } }
+            tbody {
+                @for part in &report.energy.parts {
+                    tr {
+                        th scope="row" { (part.name) }
+                        td { (si(part.joules.0, "J")) }
+                        td { (si(part.joules.1, "J")) }
+                    }
+                }
+            }
         }
     }
 }
@@ -220,7 +236,7 @@ fn bounds(report: &Report, slowest: f64) -> Markup {
         table.figures {
             caption { "Time that each part needs at least" }
             thead {
-                tr { @for head in ["part", "work", "rate", "at least", ""] { th scope="col" { (head) } } }
+                tr { @for head in ["part", "work", "rate", "at least"] { th scope="col" { (head) } } th.wide {} }
             }
             tbody {
                 @for bound in &report.bounds {
@@ -229,7 +245,7 @@ fn bounds(report: &Report, slowest: f64) -> Markup {
                         td { (si(bound.work, bound.unit)) }
                         td { (si(bound.rate, &format!("{}/s", bound.unit))) }
                         td { (si(bound.seconds(), "s")) }
-                        td.bar { (bar(bound.seconds() / slowest)) }
+                        td.bar.wide { (bar(bound.seconds() / slowest)) }
                     }
                 }
             }

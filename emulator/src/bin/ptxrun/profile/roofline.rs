@@ -9,7 +9,7 @@ use ptx_emulator::{Gpu, LaunchStats, Pipe, Report, si};
 const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 340.0;
 const LEFT: f64 = 62.0;
-const RIGHT: f64 = 14.0;
+const RIGHT: f64 = 24.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 46.0;
 
@@ -173,7 +173,7 @@ pub fn plot(gpu: &Gpu, stats: &LaunchStats, report: &Report) -> Markup {
                     (ceiling(name, *rate, unit, y))
                 }
                 (ceiling(&roofs[0].name, peak, unit, y))
-                (slope_label(&x, &y, slope, ridge, bandwidth))
+                (slope_label(&x, &y, [if intensity < ridge { intensity.max(slope) } else { slope }, ridge], bandwidth))
                 line.drop x1=(px(x.at(intensity))) x2=(px(x.at(intensity))) y1=(px(y.at(speed))) y2=(px(HEIGHT - BOTTOM)) {}
                 circle.launch cx=(px(x.at(intensity))) cy=(px(y.at(speed))) r="5" {}
                 (launch_label(&x, &y, intensity, speed, unit))
@@ -198,8 +198,8 @@ fn ceiling(name: &str, rate: f64, unit: &str, y: Axis) -> Markup {
     }
 }
 
-/// Along the slope, at its middle.
-fn slope_label(x: &Axis, y: &Axis, from: f64, to: f64, bandwidth: f64) -> Markup {
+/// Along the slope, in the middle of a part of it.
+fn slope_label(x: &Axis, y: &Axis, [from, to]: [f64; 2], bandwidth: f64) -> Markup {
     let middle = (from * to).sqrt();
     let (dx, dy) = (
         x.at(to) - x.at(from),

@@ -34,6 +34,7 @@ pub fn sections(arguments: &ProfileArguments, ptx: &str, stats: &LaunchStats) ->
     html! {
         section #source {
             h2 { "Source" }
+            p.note.narrow { "A wider window has more columns." }
             @if files.is_empty() {
                 p.note { "The PTX does not tell lines of a source: compile with -lineinfo. Its own lines are below." }
             }
@@ -183,7 +184,9 @@ fn table(columns: &[(&Column, u64)], rows: Vec<Markup>) -> Markup {
             table.code {
                 thead {
                     tr {
-                        @for (column, _) in columns { th scope="col" title=(column.title) { (column.name) } }
+                        @for (at, (column, _)) in columns.iter().enumerate() {
+                            th.more[at > 0] scope="col" title=(column.title) { (column.name) }
+                        }
                         th scope="col" { "line" } th {}
                     }
                 }
@@ -194,9 +197,12 @@ fn table(columns: &[(&Column, u64)], rows: Vec<Markup>) -> Markup {
 }
 
 fn gap(hidden: &mut usize, columns: usize) -> Option<Markup> {
-    let count = std::mem::take(hidden);
-    (count > 0)
-        .then(|| html! { tr.gap { td colspan=(columns + 2) { (count) " lines not executed" } } })
+    let row = |text: String| html! { tr.gap { td colspan=(columns + 2) { (text) } } };
+    match std::mem::take(hidden) {
+        0 => None,
+        1 => Some(row("1 line not executed".into())),
+        count => Some(row(format!("{count} lines not executed"))),
+    }
 }
 
 fn row(
@@ -213,10 +219,10 @@ fn row(
     let heat = |part: f64| format!("--heat:{:.1}%", 60.0 * part.clamp(0.0, 1.0).sqrt());
     html! {
         tr {
-            @for (column, most) in columns {
+            @for (at, (column, most)) in columns.iter().enumerate() {
                 @let value = counts.map_or(0, |(counts, traffic)| (column.of)(counts, traffic));
-                @if value == 0 { td {} }
-                @else { td.heat style=(heat(value as f64 / *most as f64)) { (grouped(value)) } }
+                @if value == 0 { td.more[at > 0] {} }
+                @else { td.heat.more[at > 0] style=(heat(value as f64 / *most as f64)) { (grouped(value)) } }
             }
             th scope="row" { (line) }
             td.text.heat[share > 0.0] style=[(share > 0.0).then(|| heat(share))] { code { (text.unwrap_or("")) } }
