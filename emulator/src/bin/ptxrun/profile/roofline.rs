@@ -166,14 +166,14 @@ pub fn plot(gpu: &Gpu, stats: &LaunchStats, report: &Report) -> Markup {
                 text.axis x=(px((LEFT + WIDTH - RIGHT) / 2.0)) y=(px(HEIGHT - 8.0)) text-anchor="middle" {
                     (unit) " per byte of DRAM (model of L2)"
                 }
-                text.axis x="12" y=(px(TOP + 2.0)) transform=(format!("rotate(-90 12 {TOP})")) text-anchor="end" { (unit) "/s" }
+                text.axis x=(px(LEFT + 6.0)) y=(px(TOP + 14.0)) { (unit) "/s" }
                 polyline.roof points=(roof) {}
                 @for Roof { name, rate } in &roofs[1..] {
                     line.ceiling x1=(px(x.at(rate / bandwidth))) x2=(px(WIDTH - RIGHT)) y1=(px(y.at(*rate))) y2=(px(y.at(*rate))) {}
                     (ceiling(name, *rate, unit, y))
                 }
                 (ceiling(&roofs[0].name, peak, unit, y))
-                (slope_label(&x, &y, [if intensity < ridge { intensity.max(slope) } else { slope }, ridge], bandwidth))
+                (slope_label(&x, &y, [slope, ridge], bandwidth, intensity))
                 line.drop x1=(px(x.at(intensity))) x2=(px(x.at(intensity))) y1=(px(y.at(speed))) y2=(px(HEIGHT - BOTTOM)) {}
                 circle.launch cx=(px(x.at(intensity))) cy=(px(y.at(speed))) r="5" {}
                 (launch_label(&x, &y, intensity, speed, unit))
@@ -198,9 +198,11 @@ fn ceiling(name: &str, rate: f64, unit: &str, y: Axis) -> Markup {
     }
 }
 
-/// Along the slope, in the middle of a part of it.
-fn slope_label(x: &Axis, y: &Axis, [from, to]: [f64; 2], bandwidth: f64) -> Markup {
-    let middle = (from * to).sqrt();
+/// Along the slope, away from the launch.
+fn slope_label(x: &Axis, y: &Axis, [from, to]: [f64; 2], bandwidth: f64, launch: f64) -> Markup {
+    let along = |part: f64| from * (to / from).powf(part);
+    let near = |part: f64| (x.at(along(part)) - x.at(launch)).abs() < 70.0;
+    let middle = along(if near(0.4) { 0.75 } else { 0.4 });
     let (dx, dy) = (
         x.at(to) - x.at(from),
         y.at(to * bandwidth) - y.at(from * bandwidth),
@@ -214,19 +216,19 @@ fn slope_label(x: &Axis, y: &Axis, [from, to]: [f64; 2], bandwidth: f64) -> Mark
     }
 }
 
+/// Below the point, where no roof is, on the side that has room.
 fn launch_label(x: &Axis, y: &Axis, intensity: f64, speed: f64, unit: &str) -> Markup {
-    let (cx, cy) = (x.at(intensity), y.at(speed));
-    // Below the point, where no roof is, and on the side that has room.
-    let left = cx > (LEFT + WIDTH) / 2.0;
+    let cx = x.at(intensity);
+    let cy = y.at(speed).min(HEIGHT - BOTTOM - 44.0);
+    let left = cx > WIDTH - RIGHT - 190.0;
     let (at, anchor) = if left {
         (cx - 9.0, "end")
     } else {
         (cx + 9.0, "start")
     };
     html! {
-        text.launch x=(px(at)) y=(px((cy + 18.0).min(HEIGHT - BOTTOM - 6.0))) text-anchor=(anchor) {
-            "at most " (si(speed, &format!("{unit}/s"))) ", " (format!("{intensity:.3}")) " " (unit) "/B"
-        }
+        text.launch x=(px(at)) y=(px(cy + 18.0)) text-anchor=(anchor) { "at most " (si(speed, &format!("{unit}/s"))) }
+        text.launch x=(px(at)) y=(px(cy + 36.0)) text-anchor=(anchor) { (format!("{intensity:.3}")) " " (unit) " per byte" }
     }
 }
 
