@@ -46,6 +46,27 @@ fn barriers_and_fences_are_left_out_and_weakened() {
     check("cp.async.wait_all;", &[(Wait, "")]);
     check("cp.async.commit_group;", &[(Wait, "")]);
     check(
+        "cp.async.mbarrier.arrive.shared.b64 [%r1];",
+        &[
+            (Wait, ""),
+            (
+                Kind::Address,
+                "cp.async.mbarrier.arrive.shared.b64 [%r1+8];",
+            ),
+            (
+                Kind::Address,
+                "cp.async.mbarrier.arrive.shared.b64 [%r1+-8];",
+            ),
+        ],
+    );
+    let all = of("mbarrier.arrive.shared.b64 %d1, [%r1];");
+    assert!(all.contains(&(Barrier, String::new())), "{all:?}");
+    let all = of("mbarrier.test_wait.shared.b64 %p1, [%r1], %d1;");
+    assert!(
+        all.contains(&(Wait, "setp.eq.u32 %p1, 0, 0;".into())),
+        "{all:?}"
+    );
+    check(
         "fence.sc.gpu;",
         &[
             (Fence, ""),

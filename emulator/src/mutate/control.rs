@@ -8,6 +8,7 @@ use crate::ast::Statement;
 pub(super) fn changes(site: &Site<'_>, next: &[Statement], all: &mut Changes) {
     match site.op() {
         "bar" | "barrier" => barrier(site, all),
+        "mbarrier" => mbarrier(site, all),
         "cp" => wait(site, all),
         "fence" | "membar" => fence(site, all),
         "ld" | "st" | "atom" | "red" => order(site, all),
@@ -53,8 +54,19 @@ fn barrier(site: &Site<'_>, all: &mut Changes) {
     }
 }
 
+/// An arrival that is left out, a wait that is over at once.
+fn mbarrier(site: &Site<'_>, all: &mut Changes) {
+    if site.modifiers().any(|m| m.starts_with("arrive")) {
+        all.delete(Kind::Barrier);
+    }
+    if site.has("test_wait") || site.has("try_wait") {
+        let over = format!("{}setp.eq.u32 {}, 0, 0;", site.guard(), site.operand(0));
+        all.push(Kind::Wait, over);
+    }
+}
+
 fn wait(site: &Site<'_>, all: &mut Changes) {
-    if site.has("commit_group") || site.has("wait_all") {
+    if site.has("commit_group") || site.has("wait_all") || site.has("mbarrier") {
         all.delete(Kind::Wait);
     } else if site.has("wait_group") {
         all.delete(Kind::Wait);

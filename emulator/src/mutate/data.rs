@@ -31,7 +31,7 @@ pub(super) fn changes(site: &Site<'_>, all: &mut Changes) {
 /// Bytes of one access of an operand.
 fn access_bytes(site: &Site<'_>, operand: usize) -> i128 {
     match site.op() {
-        "cp" => site.integer(2).unwrap_or(16),
+        "cp" if !site.has("mbarrier") => site.integer(2).unwrap_or(16),
         "ldmatrix" | "stmatrix" => 16,
         _ => {
             let digits = site.ty().trim_start_matches(char::is_alphabetic);
@@ -372,6 +372,8 @@ const NOT_DELETED: &[&str] = &[
 fn deletion(site: &Site<'_>, all: &mut Changes) {
     match site.op() {
         "st" | "red" | "stmatrix" => all.delete(Kind::Store),
+        // An arrival is a part of a barrier, and has been left out there.
+        "mbarrier" if site.modifiers().any(|m| m.starts_with("arrive")) => {}
         "cp" if site.operand_count() >= 3 => all.delete(Kind::Store),
         "cp" => {}
         op if NOT_DELETED.contains(&op) => {}

@@ -56,9 +56,9 @@ use site::Site;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Kind {
-    /// A barrier is left out, or waits for a warp instead of the block.
+    /// A barrier, or an arrival at one, is left out, or waits for a warp instead of the block.
     Barrier,
-    /// A wait for asynchronous copies is left out, or waits for one group less.
+    /// A wait for asynchronous copies or for an mbarrier is left out, or waits for one group less.
     Wait,
     /// A fence is left out, is weaker, or has a narrower scope.
     Fence,

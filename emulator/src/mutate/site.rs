@@ -79,6 +79,11 @@ impl<'a> Site<'a> {
         self.modifiers().next_back().unwrap_or("")
     }
 
+    /// The guard as written, up to the opcode.
+    pub fn guard(&self) -> &'a str {
+        &self.text[..self.tokens[self.opcode].offset as usize]
+    }
+
     pub fn is_guarded(&self) -> bool {
         self.opcode > 0
     }
