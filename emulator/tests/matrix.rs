@@ -198,6 +198,28 @@ fn ldmatrix_gives_each_lane_its_elements() {
 }
 
 #[test]
+fn ldmatrix_takes_addresses_of_any_window_from_as_many_lanes_as_there_are_rows() {
+    let registers = ["%r1", "%r2", "%r3", "%r4"];
+    for (count, trans) in [(1, ""), (2, ""), (4, ""), (1, ".trans"), (2, ".trans")] {
+        let to = registers[..count].join(",");
+        let known = |space: &str, at: &str| {
+            format!("ldmatrix.sync.aligned.m8n8.x{count}{trans}{space}.b16 {{{to}}}, [{at}];")
+        };
+        let plain = load_matrices(&known(".shared", "%r7"));
+        // The other lanes' addresses lie nowhere.
+        let nowhere = format!(
+            "setp.ge.u32 %p1, %r0, {}; selp.b32 %r7, 0x7ffffff1, %r7, %p1;",
+            8 * count
+        );
+        let few = load_matrices(&format!("{nowhere} {}", known(".shared", "%r7")));
+        assert_eq!(few, plain, "x{count}{trans}");
+        let generic = "mov.b64 %d5, {%r7, 0}; cvta.shared.u64 %d5, %d5;";
+        let generic = load_matrices(&format!("{nowhere} {generic} {}", known("", "%d5")));
+        assert_eq!(generic, plain, "x{count}{trans}, generic");
+    }
+}
+
+#[test]
 fn ldmatrix_wants_aligned_rows_and_all_lanes() {
     let rows =
         ".shared .align 16 .b8 s[512]; ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r1}, [s+8];";

@@ -105,14 +105,31 @@ const EQUIVALENT: &[(&str, &str, &str)] = &[
         ": type 0 as",
         "two's complement does not know of signs",
     ),
+    (
+        "cvt.<rnd>.u8",
+        ": flag sat",
+        "floats become integers with saturation in any case",
+    ),
+    (
+        "cvt.<rnd>.u16",
+        ": flag sat",
+        "floats become integers with saturation in any case",
+    ),
+    (
+        "cvt.<rnd>.f16..u8",
+        ": flag ftz",
+        "no integer is a subnormal number",
+    ),
     ("prefetch", ": address 16 off", "a hint"),
     ("prefetch", ": skipped", "a hint"),
     ("prefetch", ": a lane left out", "a hint"),
 ];
 
-/// Tests that run at once on a mutant, and of each row in all: those that bind the fewest rows.
-const AT_ONCE: usize = 6;
-const IN_ALL: usize = 48;
+/// Tests of a row that run at once on a mutant, one round after the other until one notices.
+const ROUNDS: [usize; 4] = [1, 5, 12, 30];
+
+/// Part of the names of tests that, on a mutant, check all forms of its row and nothing else.
+const OF_ONE_ROW: &str = "::forms_of_";
 
 /// Longest that a test may take before it counts as hanging, which is noticed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -237,10 +254,11 @@ fn seen(root: &Path, programs: &[PathBuf]) -> Result<BTreeMap<usize, Vec<Test>>>
     for test in all.values().flatten() {
         *rows.entry(test.clone()).or_default() += 1;
     }
+    // Behind those of one row come those that bind the fewest.
     let sorted = |tests: BTreeSet<Test>| {
         let mut tests: Vec<Test> = tests.into_iter().collect();
-        tests.sort_by_key(|test| rows.get(test).copied());
-        tests.truncate(IN_ALL);
+        tests.sort_by_key(|test| (!test.1.contains(OF_ONE_ROW), rows.get(test).copied()));
+        tests.truncate(ROUNDS.iter().sum());
         tests
     };
     Ok(all
@@ -286,7 +304,10 @@ fn judge(root: &Path, mutant: &Mutant, tests: &[Test]) -> Result<Verdict> {
     }
     let bent = root.join(format!("target/mutation/bent-{}", mutant.number));
     let mut noticed = false;
-    for some in tests.chunks(AT_ONCE) {
+    let mut rest = tests;
+    for count in ROUNDS {
+        let some;
+        (some, rest) = rest.split_at(count.min(rest.len()));
         let mut programs: BTreeMap<&Path, Vec<&str>> = BTreeMap::new();
         for (program, test) in some {
             programs.entry(program).or_default().push(test);

@@ -1,13 +1,20 @@
 //! The models.
 //!
-//! Sources. Limits: the table of technical specifications per compute capability in the CUDA C++
-//! Programming Guide, and the occupancy calculator for the units in which registers and shared memory
-//! are given out. Rates: its table of the throughput of native arithmetic instructions; load/store
-//! units: the diagrams of a multiprocessor in the architectures' white papers (Turing, GA100, GA102,
-//! AD102, GH100, Blackwell RTX). Tensor rates: published peaks without sparsity, divided by
-//! multiprocessors and clock; a test below multiplies them out again. Clocks, memory, bandwidth, power:
-//! data sheets. L2: 5120 bytes per clock on A100 (GA100 white paper); elsewhere what the
-//! multiprocessors' ports of 64 bytes per clock can take, which nothing can exceed.
+//! Sources.
+//! * Limits: "CUDA C++ Programming Guide", table "Technical Specifications per Compute Capability";
+//!   "CUDA Occupancy Calculator" for the units in which registers and shared memory are given out.
+//! * Rates: the same guide, table "Throughput of Native Arithmetic Instructions", in results per clock
+//!   and multiprocessor; its rate of halves is halved for pairs. `convert` is that of conversions
+//!   between integers, which are moves or permutations; the table has a quarter of it for those with
+//!   floats of compute capabilities 7.x and 8.x, so a bound of time by conversions is a low one.
+//! * Load/store units: the diagrams of a multiprocessor in "NVIDIA Turing GPU Architecture", "NVIDIA
+//!   A100 Tensor Core GPU Architecture", "NVIDIA Ampere GA102 GPU Architecture", "NVIDIA Ada GPU
+//!   Architecture", "NVIDIA H100 Tensor Core GPU Architecture", "NVIDIA RTX Blackwell GPU Architecture".
+//! * Tensor rates: those white papers' peaks without sparsity, divided by multiprocessors and clock; a
+//!   test below multiplies them out again.
+//! * Clocks, memory, bandwidth, power: the boards' data sheets, and for GeForce the white papers.
+//! * L2: 5120 bytes per clock on A100 (its white paper); elsewhere what the multiprocessors' ports of
+//!   64 bytes per clock can take, which nothing can exceed.
 
 use super::{Dram, Gpu, Rates, TensorRates};
 

@@ -154,6 +154,11 @@ static ACTIVE: LazyLock<Option<Mutant>> = LazyLock::new(|| {
     all().get(number).copied()
 });
 
+/// Whether a row is the one that is wrong, or none is.
+pub(crate) fn concerns(row: &'static Row) -> bool {
+    ACTIVE.is_none_or(|mutant| std::ptr::eq(mutant.row, row))
+}
+
 /// Notes which test binds which row.
 fn saw(row: &'static Row) {
     static SEEN: Mutex<Option<HashSet<(usize, String)>>> = Mutex::new(None);

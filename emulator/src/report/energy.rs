@@ -12,12 +12,14 @@
 //!   TPUv4i" (ISCA 2021), table of energies per operation: f16 multiply 0.34 pJ and add 0.16 pJ, f32
 //!   1.31 and 0.38 pJ, int8 0.07 and 0.007 pJ; 64 bits from 32 KB of SRAM 8.5 pJ, from 1 MB 14 pJ, from
 //!   HBM2 250 to 450 pJ, from GDDR6 350 to 480 pJ. They are the lower ends.
-//! * Tensor operations with their instruction: Dally, "Deep Learning Hardware" (Hot Chips 2023 and
-//!   earlier): 110 pJ and 22 % for 128 flops of f16, 160 pJ and 16 % for 1024 operations of int8; about
-//!   30 pJ to fetch, decode and read operands for each lane of any other instruction, in an older
-//!   process. They are the upper ends; that of lanes is brought down to 20 pJ, since 30 would be beyond
-//!   the board power of an A100 that issues in every clock.
-//! * DRAM: O'Connor et al., "Fine-Grained DRAM" (MICRO 2017): 3.9 pJ per bit for HBM2, 14 for GDDR5.
+//! * Tensor operations with their instruction: Dally, "Hardware for Deep Learning" (Hot Chips 2023,
+//!   keynote), and "Domain-Specific Accelerators" (MICRO 2019, keynote): 110 pJ and 22 % for 128 flops of
+//!   f16, 160 pJ and 16 % for 1024 operations of int8; about 30 pJ to fetch, decode and read operands for
+//!   each lane of any other instruction, in an older process. They are the upper ends; that of lanes is
+//!   brought down to 20 pJ, since 30 would be beyond the board power of an A100 that issues in every
+//!   clock.
+//! * DRAM: O'Connor et al., "Fine-Grained DRAM: Energy-Efficient DRAM for Extreme Bandwidth Systems"
+//!   (MICRO 2017): 3.9 pJ per bit for HBM2, 14 for GDDR5.
 //! * L2: its SRAM, and 10 to 20 mm of wires at about 0.1 pJ per bit and millimetre (Dally, as above).
 //! * Processes: the foundries' claims of power at equal speed, from one to the next.
 //! * Static power: 10 to 40 % of the board's. This is an assumption; boards idle at 10 to 20 %.

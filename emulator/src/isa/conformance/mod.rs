@@ -8,6 +8,7 @@ mod bits;
 mod compare;
 mod convert;
 mod float;
+mod forms;
 mod half;
 mod integer;
 
