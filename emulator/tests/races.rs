@@ -47,6 +47,27 @@ fn races(rest: &str, shape: &Shape, input: &[u8]) {
 }
 
 #[test]
+fn threads_that_update_halves_of_a_word_in_place_are_quiet() {
+    let input = bytes(&[7; 256]);
+    let shape = Shape::threads(64);
+    let half = "cvt.u64.u32 %d3, %r4; add.s64 %d4, %out, %d3; add.s64 %d4, %d4, %d3; st.global.u16 [%d4], %r1; bar.sync 0;";
+    quiet(
+        &format!("{half} ld.global.u16 %r5, [%d4]; add.u32 %r5, %r5, 1; st.global.u16 [%d4], %r5;"),
+        &shape,
+        &input,
+    );
+    // The neighbour's half is another matter.
+    races(
+        &format!(
+            "{half} xor.b32 %r6, %r4, 1; cvt.u64.u32 %d3, %r6; add.s64 %d5, %out, %d3; add.s64 %d5, %d5, %d3;
+            ld.global.u16 %r5, [%d5]; st.global.u16 [%d4], %r5;"
+        ),
+        &shape,
+        &input,
+    );
+}
+
+#[test]
 fn blocks_that_write_apart_are_quiet() {
     let input = bytes(&[7; 256]);
     let shape = Shape::threads(64).blocks(4);

@@ -171,10 +171,28 @@ impl Record {
             self.read = mark;
             self.readers = warp;
         } else {
-            let bytes = self.read.bytes() | mark.bytes();
-            let (thread, spread) = match self.read.same_threads(mark) {
-                true => (mark.thread(), mark.spread()),
-                false => (MANY, 0),
+            let (both, same) = (
+                self.read.bytes() & mark.bytes(),
+                self.read.same_threads(mark),
+            );
+            let (thread, spread, bytes) = match same {
+                true => (
+                    mark.thread(),
+                    mark.spread(),
+                    self.read.bytes() | mark.bytes(),
+                ),
+                // Only bytes that several threads have read are read by one more than any writer.
+                false if both != 0 => (MANY, 0, both),
+                // Readers of other bytes: those already noted stay if they are several, else the last.
+                false if self.read.thread() == MANY => {
+                    (MANY, self.read.spread(), self.read.bytes())
+                }
+                false => {
+                    self.read = mark;
+                    self.readers = warp;
+                    self.rpc = who.pc;
+                    return;
+                }
             };
             self.read = Mark::new(tick.min(mark.tick()), thread, spread, bytes);
             self.readers |= warp;
