@@ -386,6 +386,29 @@ fn a_good_test_notices_each_mutant() {
     folder.ends(2, &format!("{run} --equivalent x.npy"));
 }
 
+/// What was never written reads as zeros, which are what is expected.
+#[test]
+fn zeros_that_nobody_wrote_are_told_from_zeros() {
+    let folder = Folder::new("unwritten");
+    save(&folder.file("x.npy"), "<f4", 32, &floats(&[2.0; 32]));
+    let said = folder.clean(
+        "mutate k.ptx --entry scale --grid 1 --block 32 --kinds deletion \
+         --arg inout:x.npy:y.npy --arg u32:32 --arg f32:0",
+    );
+    assert!(said.contains("12 of 12 noticed"), "{said}");
+    let run = "run k.ptx --entry tail --grid 1 --block 24 --arg out:u32:32:t.npy --json r.json";
+    let said = folder.clean(run);
+    assert!(
+        said.contains("t.npy: 8 of 32 elements were never written, or are made of what never was; the first is 24"),
+        "{said}"
+    );
+    let json = std::fs::read_to_string(folder.file("r.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["never_written"][0]["elements"][7], 31);
+    let said = folder.clean(&format!("{run} --check none"));
+    assert!(!said.contains("never written"), "{said}");
+}
+
 /// All threads have work, so nothing shows what happens at the end.
 #[test]
 fn a_weak_test_lets_mutants_survive() {

@@ -161,9 +161,18 @@ fn mma(text: &str) -> Result<MmaMode, String> {
 /// Everything of one run.
 pub struct Outcome {
     pub kernel: String,
-    /// Files to write: path, layout, bytes.
-    pub saved: Vec<(PathBuf, Layout, Vec<u8>)>,
+    pub saved: Vec<Saved>,
     pub result: Result<LaunchStats, Box<Violation>>,
+}
+
+/// A file to write.
+#[derive(Clone, PartialEq)]
+pub struct Saved {
+    pub path: PathBuf,
+    pub layout: Layout,
+    pub bytes: Vec<u8>,
+    /// Elements with bytes that were never written, or were made of such; known if that is checked.
+    pub unwritten: Vec<usize>,
 }
 
 /// What differs between runs of the same arguments.
@@ -239,21 +248,47 @@ impl Arguments {
             Err(LaunchError::Violation(violation)) => Err(violation),
             Err(other) => return Err(other.to_string()),
         };
-        let mut saved = Vec::new();
-        for memory in placed {
-            if let Some(path) = memory.save {
-                let mut bytes = vec![0; memory.layout.bytes];
-                device
-                    .read(memory.address, &mut bytes)
-                    .map_err(|error| error.to_string())?;
-                saved.push((path, memory.layout, bytes));
-            }
-        }
+        let saved = placed
+            .into_iter()
+            .filter_map(|memory| self.saved(&device, memory).transpose())
+            .collect::<Result<_, _>>()?;
         Ok(Outcome {
             kernel: kernel.info().name,
             saved,
             result,
         })
+    }
+
+    /// What a buffer holds, if it is to be saved.
+    fn saved(&self, device: &Emulator, memory: Placed) -> Result<Option<Saved>, String> {
+        let Placed {
+            address,
+            layout,
+            save,
+        } = memory;
+        let Some(path) = save else {
+            return Ok(None);
+        };
+        let failed = |error: ptx_emulator::MemoryError| error.to_string();
+        let mut bytes = vec![0; layout.bytes];
+        device.read(address, &mut bytes).map_err(failed)?;
+        let mut unwritten = Vec::new();
+        let all = layout.bytes as u64;
+        if self.check.init && !device.initialised(address, all).map_err(failed)? {
+            let size = layout.element_bytes();
+            for element in 0..layout.bytes / size {
+                let at = address + (element * size) as u64;
+                if !device.initialised(at, size as u64).map_err(failed)? {
+                    unwritten.push(element);
+                }
+            }
+        }
+        Ok(Some(Saved {
+            path,
+            layout,
+            bytes,
+            unwritten,
+        }))
     }
 
     fn kernel(&self, device: &Emulator, text: &str) -> Result<Kernel, String> {
@@ -377,6 +412,22 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             unchecked(arguments.check),
         );
     }
+    for Saved {
+        path,
+        layout,
+        unwritten,
+        ..
+    } in &outcome.saved
+    {
+        if let [first, ..] = unwritten[..] {
+            println!(
+                "{}: {} of {} elements were never written, or are made of what never was; the first is {first}",
+                path.display(),
+                unwritten.len(),
+                layout.bytes / layout.element_bytes(),
+            );
+        }
+    }
     if let Some(seed) = differs {
         println!(
             "what was saved differs: seed {seed} gives other bytes than seed {}",
@@ -388,13 +439,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 /// Writes what was asked to be saved.
 pub fn save(outcome: &Outcome) -> Result<(), String> {
-    for (path, layout, bytes) in &outcome.saved {
+    for saved in &outcome.saved {
         let array = Array {
-            descr: layout.descr.into(),
-            shape: layout.shape.clone(),
-            bytes: bytes.clone(),
+            descr: saved.layout.descr.into(),
+            shape: saved.layout.shape.clone(),
+            bytes: saved.bytes.clone(),
         };
-        array.write(path)?;
+        array.write(&saved.path)?;
     }
     Ok(())
 }
@@ -414,6 +465,12 @@ fn write_json(
         .err()
         .map(|violation| violation_json(violation));
     let stats = outcome.result.as_ref().ok().map(stats_json);
+    let never_written: Vec<_> = outcome
+        .saved
+        .iter()
+        .filter(|saved| !saved.unwritten.is_empty())
+        .map(|saved| json!({"file": saved.path, "elements": saved.unwritten}))
+        .collect();
     let all = json!({
         "kernel": outcome.kernel,
         "gpu": arguments.gpu.name,
@@ -426,6 +483,7 @@ fn write_json(
         "violation": violation,
         "stats": stats,
         "differs_at_seed": differs,
+        "never_written": never_written,
     });
     std::fs::write(path, format!("{all:#}\n"))
         .map_err(|error| format!("{}: {error}", path.display()))

@@ -168,6 +168,14 @@ fn layout(kind: &str, extents: &str) -> Result<Layout, String> {
     })
 }
 
+impl Layout {
+    /// Bytes of an element.
+    pub fn element_bytes(&self) -> usize {
+        let found = TYPES.iter().find(|(kind, ..)| *kind == self.kind);
+        found.map_or(1, |(.., bytes)| *bytes)
+    }
+}
+
 impl Buffer {
     /// Its bytes, if it has any, and how it will be saved.
     pub fn load(&self) -> Result<(Option<Vec<u8>>, Layout), String> {

@@ -1,7 +1,7 @@
 //! Mutants judged by a launch: by the rules that it breaks, and by what it leaves in its outputs.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use half::{bf16, f16};
 use ptx_emulator::Kind as ViolationKind;
@@ -9,8 +9,7 @@ use ptx_emulator::Kind as ViolationKind;
 use super::{MutateArguments, Verdict, quiet};
 use crate::Failure;
 use crate::npy::Array;
-use crate::run::{Outcome, Run};
-use crate::values::Layout;
+use crate::run::{Outcome, Run, Saved};
 
 /// What an output has to be.
 #[derive(Clone, Debug)]
@@ -27,13 +26,10 @@ pub fn expected(text: &str) -> Result<Expected, String> {
     })
 }
 
-/// Bytes of each output.
-type Outputs = Vec<(PathBuf, Layout, Vec<u8>)>;
-
 pub struct Comparison<'a> {
     arguments: &'a MutateArguments,
     /// Of each seed, what comes out.
-    references: Vec<(u64, Outputs)>,
+    references: Vec<(u64, Vec<Saved>)>,
     pub executed: BTreeSet<u32>,
     budget: u64,
 }
@@ -80,11 +76,11 @@ impl<'a> Comparison<'a> {
     }
 
     /// What is expected, where it is told, and what came out elsewhere.
-    fn wanted(&self, outcome: &Outcome) -> Result<Outputs, String> {
+    fn wanted(&self, outcome: &Outcome) -> Result<Vec<Saved>, String> {
         let mut outputs = outcome.saved.clone();
         for Expected { output, file } in &self.arguments.expect {
-            let found = outputs.iter_mut().find(|(path, ..)| path == output);
-            let Some((_, layout, bytes)) = found else {
+            let found = outputs.iter_mut().find(|saved| saved.path == *output);
+            let Some(Saved { layout, bytes, .. }) = found else {
                 return Err(format!(
                     "--expect: no --arg has the output {}",
                     output.display()
@@ -131,17 +127,23 @@ impl<'a> Comparison<'a> {
     }
 
     /// The first difference that is too big.
-    fn difference(&self, got: &Outputs, wanted: &Outputs) -> Option<String> {
+    fn difference(&self, got: &[Saved], wanted: &[Saved]) -> Option<String> {
         let mut pairs = got.iter().zip(wanted);
-        pairs
-            .find_map(|((path, layout, got), (.., wanted))| self.differs(path, layout, got, wanted))
+        pairs.find_map(|(got, wanted)| self.differs(got, wanted))
     }
 
-    fn differs(&self, path: &Path, layout: &Layout, got: &[u8], wanted: &[u8]) -> Option<String> {
+    fn differs(&self, got: &Saved, wanted: &Saved) -> Option<String> {
+        let Saved { path, layout, .. } = got;
+        let named = |text: String| format!("{}: element {text}", path.display());
+        let known = |at: &&usize| wanted.unwritten.binary_search(at).is_err();
+        if let Some(at) = got.unwritten.iter().find(known) {
+            return Some(named(format!("{at} is made of what was never written")));
+        }
+        let (got, wanted) = (&got.bytes, &wanted.bytes);
         if got == wanted {
             return None;
         }
-        let size = layout.bytes.checked_div(layout.shape.iter().product())?;
+        let size = layout.element_bytes();
         let (rtol, atol) = (self.arguments.rtol, self.arguments.atol);
         let elements = got.chunks_exact(size).zip(wanted.chunks_exact(size));
         let mut wrong = elements.enumerate().filter(|(_, (got, wanted))| {
@@ -160,12 +162,11 @@ impl<'a> Comparison<'a> {
             Some(value) => value.to_string(),
             None => format!("{bytes:02x?}"),
         };
-        Some(format!(
-            "{}: element {at} is {}, expected {}",
-            path.display(),
+        Some(named(format!(
+            "{at} is {}, expected {}",
             show(got),
             show(wanted)
-        ))
+        )))
     }
 }
 

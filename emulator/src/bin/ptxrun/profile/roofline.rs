@@ -157,7 +157,7 @@ pub fn plot(gpu: &Gpu, stats: &LaunchStats, report: &Report) -> Markup {
                 polygon.under points=(under) {}
                 @for value in x.powers() {
                     line.grid x1=(px(x.at(value))) x2=(px(x.at(value))) y1=(px(TOP)) y2=(px(HEIGHT - BOTTOM)) {}
-                    text.tick x=(px(x.at(value))) y=(px(HEIGHT - BOTTOM + 16.0)) text-anchor="middle" { (power(value)) }
+                    text.tick x=(px(x.at(value))) y=(px(HEIGHT - BOTTOM + 18.0)) text-anchor="middle" { (power(value)) }
                 }
                 @for value in y.powers() {
                     line.grid x1=(px(LEFT)) x2=(px(WIDTH - RIGHT)) y1=(px(y.at(value))) y2=(px(y.at(value))) {}
@@ -176,7 +176,7 @@ pub fn plot(gpu: &Gpu, stats: &LaunchStats, report: &Report) -> Markup {
                 (slope_label(&x, &y, [slope, ridge], bandwidth, intensity))
                 line.drop x1=(px(x.at(intensity))) x2=(px(x.at(intensity))) y1=(px(y.at(speed))) y2=(px(HEIGHT - BOTTOM)) {}
                 circle.launch cx=(px(x.at(intensity))) cy=(px(y.at(speed))) r="5" {}
-                (launch_label(&x, &y, intensity, speed, unit))
+                (launch_label(&x, intensity, speed, unit))
             }
             figcaption {
                 "Modelled, not measured: the launch stands at the most that its bounds allow. "
@@ -216,19 +216,19 @@ fn slope_label(x: &Axis, y: &Axis, [from, to]: [f64; 2], bandwidth: f64, launch:
     }
 }
 
-/// Below the point, where no roof is, on the side that has room.
-fn launch_label(x: &Axis, y: &Axis, intensity: f64, speed: f64, unit: &str) -> Markup {
+/// At the foot of the line from the point, where no roof is, on the side that has room.
+fn launch_label(x: &Axis, intensity: f64, speed: f64, unit: &str) -> Markup {
     let cx = x.at(intensity);
-    let cy = y.at(speed).min(HEIGHT - BOTTOM - 44.0);
-    let left = cx > WIDTH - RIGHT - 190.0;
+    let left = cx > WIDTH - RIGHT - 175.0;
     let (at, anchor) = if left {
         (cx - 9.0, "end")
     } else {
         (cx + 9.0, "start")
     };
+    let foot = HEIGHT - BOTTOM - 9.0;
     html! {
-        text.launch x=(px(at)) y=(px(cy + 18.0)) text-anchor=(anchor) { "at most " (si(speed, &format!("{unit}/s"))) }
-        text.launch x=(px(at)) y=(px(cy + 36.0)) text-anchor=(anchor) { (format!("{intensity:.3}")) " " (unit) " per byte" }
+        text.launch x=(px(at)) y=(px(foot - 18.0)) text-anchor=(anchor) { "at most " (si(speed, &format!("{unit}/s"))) }
+        text.launch x=(px(at)) y=(px(foot)) text-anchor=(anchor) { (format!("{intensity:.3}")) " " (unit) " per byte" }
     }
 }
 
