@@ -1,36 +1,51 @@
-// flash_prefill: O = softmax(scale·QKᵀ + mask)·V in one pass                    [FlashAttention-2, Alg. 1]
+// flash_prefill: O = softmax(f(scale·QKᵀ) + mask)·V in one pass                 [FlashAttention-2, Alg. 1]
 //
-// Shapes   Q,O [total_q,Hq,D]  K,V [total_k,Hkv,D]  LSE [Hq,total_q] f32, natural log; head h reads KV head h/(Hq/Hkv)
-// Grid     (ceil(max_seqlen_q / Br), Hq, batch), the heaviest causal tiles first        Block 128 = 4 warps
-// Tile     Br=128; Bc=64 at D=128, 96 at D=64; f16 or bf16 in, f32 accumulate
-// Warps    S (Br×Bc), O (Br×D): rows 32w..32w+31 belong to warp w, as two blocks of 16; all columns
+// Options  f: soft-cap x → cap·tanh(x/cap), then ALiBi x → x - slope_h·|p - j|. mask: causal, window, bits. A sink is one
+//          more logit of each row, without a value; O and LSE count it
+// Shapes   Q [total_q,Hq,D]  O [total_q,Hq,Dv]  LSE [Hq,total_q] f32, natural log; head h reads KV head h/(Hq/Hkv)
+//          K [total_k,Hkv,D]  V [total_k,Hkv,Dv], or in pages [pages,page_size,Hkv,…]
+// Variants kLean: ragged K, V, causal or not, D and Dv those of the entry. kPaged: the same from pages. kFull: both, all
+//          options, D and Dv any multiples of 8 that fit
+// Grid     (ceil(max_seqlen_q / Br), Hq, batch), the heaviest causal tiles first        Block 128 = 4 warps; D=256: 8
+// Tile     Br=128; Bc by entry, see prefill.cu; f16 or bf16 in, f32 accumulate
+// Warps    S (Br×Bc), O (Br×Dv): rows 32w..32w+31 belong to warp w, as two blocks of 16; all columns. D=256: 16 rows each
 //          lane l holds rows l/4, l/4+8 of each block; columns 8j + 2(l%4) + {0,1}
-// Order    key tiles from the diagonal backwards, so that the running maximum settles early: first those that need a
-//          mask, then the others in a loop of their own. Tiles start at multiples of Bc keys and every row decides for
-//          itself when to rescale: its bits do not depend on the batch, on its tile or on the rows beside it
-// Smem     Q Br + K Bc + V Bc rows: 32+16+16 KiB at D=128, 16+12+12 at D=64, and 16 bytes of sequence bounds
+// Order    key tiles from the last that is seen backwards, so that the running maximum settles early; those that need a
+//          mask in a loop of their own. Tiles start at multiples of Bc keys and every row decides for itself when to
+//          rescale: its bits do not depend on the batch, on its tile or on the rows beside it
+// Smem     Q Br·D, K Bc·D, V Bc·Dv elements: 32+16+16 KiB at D=128, Bc=64; then a few lengths. Gathered keys: two offsets
+//          for each key of two tiles, a bit for each row and key of one: 2 KiB
 // Stages   1 of K and 1 of V: V[j] arrives during S = QK[j]ᵀ, K[j-1] during O += PV[j]
-// Swizzle  16-byte chunk c of row r lives at c ^ (r % 8) within its 128-byte line
-// Regs     D=128: O 128 + S 64 + Q 8 + K or V 4 + m,l 8 = 212 before addressing; P replaces S as it is formed, and the
-//          copies of the next K wait for the first of it: their addresses would not fit beside all of S
-// Hazards  H1 K[j], V[j] are read only after every thread's copies have landed: wait, then barrier
-//          H2 a buffer is refilled only after the barrier that follows its last read
+// Swizzle  16-byte chunk c of row r lives at c ^ (r % 8) within its 128-byte line; see swizzle.cuh
+// Regs     D=128, Bc=64: O 128 + S 64 + Q 8 + K or V 4 + m,l 8 = 212 before addressing; P replaces S as it is formed, and
+//          the copies of the next K wait for the first of it: their addresses would not fit beside all of S
+// Hazards  H1 K[j], V[j], offsets and masks are read only after a barrier that follows their last write or, for copies,
+//             every thread's wait
+//          H2 a buffer is refilled only after the barrier that follows its last read. Offsets of tile j are written behind
+//             the last barrier of tile j+2, read up to the one of tile j: there are two of each
 //          H3 O overwrites the warp's own rows of Q: no other warp reads them, and lanes are ordered by __syncwarp
 //          H4 rows past the end: keys become zeros and a mask, queries become zeros and are never written
-//          H5 cu_seqlens come from device memory: each is loaded once, checked, and only the checked value is used
+//          H5 lengths, page ids and bounds come from device memory: each is loaded once, checked, and only the checked
+//             value is used
 //          H6 barriers: every branch around one depends only on values that are the same in all threads of the CTA
+//          H7 columns past D, Dv: zeros in shared memory from the start, never copied, never written
+//          H8 0·NaN: V of keys that no row of the CTA may see is zeros, by its copy or, for mask bits, behind it
 // Numerics p = ex2.approx(s·scale_log2 - m) with one fused multiply-add; l sums p before it is rounded to the input
 //          type for PV; O is scaled by rcp.approx(l), 1 ulp, before the only rounding to the output type. s·scale_log2
-//          must stay within f32
-// Nothing  to attend to (no keys, all masked, all scores -∞): O = 0, LSE = -∞. NaN scores give NaN. Keys with NaN in V
-//          that a row may not see can still reach it when another row of its tile sees them (0·NaN)
+//          must stay within f32. Soft-cap: tanh.approx is off by up to 2^-11 of its value, a score by cap·2^-11; the exact
+//          variant, 1 - 2/(1 + 2^x) with ex2 and rcp, by about cap·2^-22
+// Nothing  to attend to (no keys, all masked, all scores -∞): O = 0, LSE = -∞, or the sink. NaN scores give NaN. Keys with
+//          NaN in V that a row may not see can still reach it when another row of its tile sees them (0·NaN)
 #pragma once
 
 #include <cstdint>
 
+#include "attention/prefill_config.cuh"
+#include "attention/prefill_keys.cuh"
 #include "attention/prefill_params.cuh"
+#include "attention/prefill_scores.cuh"
+#include "attention/prefill_sequence.cuh"
 #include "common/fragment.cuh"
-#include "common/pipeline.cuh"
 #include "common/ptx.cuh"
 #include "common/softmax_state.cuh"
 #include "common/swizzle.cuh"
@@ -38,113 +53,7 @@
 
 namespace prefill {
 
-template <fragment::Element kElement_, int kHeadDim_, int kTileK_>
-struct Config {
-  static constexpr fragment::Element kElement = kElement_;
-  static constexpr int kHeadDim = kHeadDim_;
-  static constexpr int kWarps = 4;
-  static constexpr int kBlocks = 2;  // row blocks of 16 per warp: with fewer, shared memory binds
-  static constexpr int kWarpRows = 16 * kBlocks;
-  static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kTileQ = kWarpRows * kWarps;
-  static constexpr int kTileK = kTileK_;
-  static constexpr int kStages = 1;
-  static constexpr int kRowBytes = kHeadDim * 2;
-  static constexpr int kRowChunks = kRowBytes / swizzle::kChunkBytes;
-  static constexpr int kKeyCols = kTileK / 8;   // accumulator blocks along the keys
-  static constexpr int kOutCols = kHeadDim / 8;  // accumulator blocks along the head dimension
-  static_assert(kRowBytes % swizzle::kLineBytes == 0, "rows are whole 128-byte lines");
-  static_assert(kTileK % 16 == 0, "whole mma steps");
-
-  struct Smem {
-    unsigned char q[kTileQ * kRowBytes];
-    unsigned char k[kTileK * kRowBytes];
-    unsigned char v[kTileK * kRowBytes];
-    int32_t bounds[4];
-  };
-  static constexpr uint32_t kSmemBytes = sizeof(Smem);
-
-  using Copy = TileCopy<kThreads, kRowBytes>;
-  using Scores = float[kBlocks][kKeyCols][4];
-  using Output = float[kBlocks][kOutCols][4];
-};
-
 enum class Masking { kNone, kEdge };
-
-// One sequence's checked share of the batch. q_len = 0: nothing to do.
-struct Sequence {
-  int q_start, q_len, k_start, k_len;
-};
-
-// Reads and checks the sequence's bounds, reporting what is wrong with them. A range of queries is accepted only if no
-// earlier sequence reaches into it, whatever the others hold: two sequences never write the same row. CTA-collective.
-template <class C>
-__device__ __forceinline__ Sequence checked_sequence(const PrefillParams& p, int32_t (&bounds)[4]) {
-  const int b = blockIdx.z;
-  if (threadIdx.x == 0) {  // H5: one load each, for all threads
-    bounds[0] = p.cu_seqlens_q[b];
-    bounds[1] = p.cu_seqlens_q[b + 1];
-    bounds[2] = p.cu_seqlens_k[b];
-    bounds[3] = p.cu_seqlens_k[b + 1];
-  }
-  __syncthreads();
-  const int q_start = bounds[0], q_end = bounds[1], k_start = bounds[2], k_end = bounds[3];
-  bool overlaps = false;
-#pragma unroll 1
-  for (int i = threadIdx.x; i < b; i += C::kThreads) {
-    const int earlier = p.cu_seqlens_q[i];
-    overlaps |= earlier > q_start || (i == 0 && earlier < 0);
-  }
-  const bool bad_q = __syncthreads_or(overlaps) || q_start < 0 || q_end < q_start || q_end > p.total_q;
-  const bool too_long = !bad_q && q_end - q_start > p.max_seqlen_q;
-  const bool bad_k = k_start < 0 || k_end < k_start || k_end > p.total_k;
-  if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
-    if (bad_q) report(p.status, Offence::kSeqLensQ, b);
-    if (too_long) report(p.status, Offence::kSeqLenTooLong, b);
-    if (bad_k) report(p.status, Offence::kSeqLensK, b);
-  }
-  return {ptx::shfl_first(q_start), ptx::shfl_first(bad_q || too_long ? 0 : q_end - q_start),
-          ptx::shfl_first(k_start), ptx::shfl_first(bad_k ? 0 : k_end - k_start)};
-}
-
-// S = Q·Kᵀ for the warp's rows and the tile's keys. sQ, sK: this lane's ldmatrix addresses.
-template <class C>
-__device__ __forceinline__ void score(typename C::Scores& s, uint32_t sQ, uint32_t sK) {
-  unroll<0, C::kHeadDim / 16>([&](auto i) {
-    constexpr int d = swizzle::pair<C::kRowBytes>(i);
-    uint32_t rQ[C::kBlocks][4];
-    unroll<0, C::kBlocks>([&](auto b) {
-      ptx::ldmatrix_x4<swizzle::immediate<C::kRowBytes>(d, b)>(rQ[b], swizzle::turn(sQ, d));
-    });
-    unroll<0, C::kKeyCols / 2>([&](auto j) {
-      uint32_t rK[4];
-      ptx::ldmatrix_x4<swizzle::immediate<C::kRowBytes>(d, j)>(rK, swizzle::turn(sK, d));
-#pragma unroll
-      for (int b = 0; b < C::kBlocks; ++b) {
-        if constexpr (i == 0) {
-          fragment::mma_from_zero<C::kElement>(s[b][2 * j], rQ[b], rK[0], rK[1]);
-          fragment::mma_from_zero<C::kElement>(s[b][2 * j + 1], rQ[b], rK[2], rK[3]);
-        } else {
-          fragment::mma<C::kElement>(s[b][2 * j], rQ[b], rK[0], rK[1]);
-          fragment::mma<C::kElement>(s[b][2 * j + 1], rQ[b], rK[2], rK[3]);
-        }
-      }
-    });
-  });
-}
-
-// Scores of keys past a row's last become -∞. last: the last key that the lane's first row sees, relative to the
-// lane's first column of the tile; row_step: how many keys further each eight rows down see.
-template <class C>
-__device__ __forceinline__ void mask(typename C::Scores& s, int last, int row_step) {
-#pragma unroll
-  for (int b = 0; b < C::kBlocks; ++b)
-#pragma unroll
-    for (int j = 0; j < C::kKeyCols; ++j)
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        if (8 * j + i % 2 > last + (2 * b + i / 2) * row_step) s[b][j][i] = -INFINITY;
-}
 
 // O += P·V, P = 2^(S·scale_log2 - m) formed 16 keys at a time. sV: this lane's ldmatrix address.
 // fetch() is called when the scores of the first keys have freed their registers.
@@ -165,9 +74,9 @@ __device__ __forceinline__ void accumulate(typename C::Output& o, SoftmaxState<C
       }
     if constexpr (k == 0) fetch();
     unroll<0, C::kOutCols / 2>([&](auto i) {
-      constexpr int j = swizzle::pair<C::kRowBytes>(i);
+      constexpr int j = swizzle::pair<C::kValueBytes>(i);
       uint32_t rV[4];
-      ptx::ldmatrix_x4_trans<swizzle::immediate<C::kRowBytes>(j, k)>(rV, swizzle::turn(sV, j));
+      ptx::ldmatrix_x4_trans<swizzle::immediate<C::kValueBytes>(j, k)>(rV, swizzle::turn<C::kValueBytes>(sV, j));
 #pragma unroll
       for (int b = 0; b < C::kBlocks; ++b) {
         fragment::mma<C::kElement>(o[b][2 * j], rP[b], rV[0], rV[1]);
@@ -180,80 +89,125 @@ __device__ __forceinline__ void accumulate(typename C::Output& o, SoftmaxState<C
 // A CTA's walk over the key tiles of its query tile, from the last to the first.
 template <class C>
 struct Walk {
-  using Copy = typename C::Copy;
+  using Keys = std::conditional_t<C::kGather, GatheredKeys<C>, RaggedKeys<C>>;
 
-  int tile;                // the tile to visit next
-  uint64_t gK, gV;         // this thread's next chunk of K, of V to copy
-  int64_t k_back, v_back;  // bytes from one of its rows to the one before
-  uint32_t wK, wV;         // where it copies a tile to
-  uint32_t sQ, sK, sV;     // this lane's ldmatrix addresses
-  int last;                // see `mask`
+  int tile;             // the tile to visit next
+  Keys keys;
+  uint32_t wK, wV;      // where this thread copies a tile to
+  uint32_t sQ, sK, sV;  // this lane's ldmatrix addresses
+  int last;             // see `mask_behind`
+  bool edge;            // gathered keys: whether `tile` needs a mask
 
-  // Points to tile `tiles - 1` and starts the copies of Q, of that tile's K and, if `edges`, of its V: an edge may lack
-  // rows, which is dealt with here, so that no loop has to.
+  // Points to tile `tiles - 1` and starts the copies of Q and of that tile's K; of ragged keys and if `edges`, of its V.
   __device__ __forceinline__ void start(const PrefillParams& p, typename C::Smem& smem, const Sequence& seq,
                                         int q_first, int tiles, bool edges) {
+    using Copy = typename C::CopyK;
     const uint32_t tid = threadIdx.x, lane = tid % 32, warp = ptx::shfl_first(static_cast<int>(tid / 32));
     const uint32_t head = blockIdx.y, kv_head = head / (p.num_heads / p.num_kv_heads);
     const int row = Copy::row(tid), q_rows = seq.q_len - q_first;
-    const uint32_t chunk_bytes = Copy::chunk(tid) * swizzle::kChunkBytes;
     tile = tiles - 1;
 
-    // Row 0 of the CTA's queries and of the sequence's keys, then this thread's last row of the tile.
-    const uint64_t gQ0 =
-        ptx::global_address(p.q) + chunk_bytes +
-        2 * ((static_cast<int64_t>(seq.q_start) + q_first) * p.q_stride_token + head * p.q_stride_head);
-    const uint64_t gK0 = ptx::global_address(p.k) + chunk_bytes +
-                         2 * (seq.k_start * p.k_stride_token + kv_head * p.k_stride_head);
-    const uint64_t gV0 = ptx::global_address(p.v) + chunk_bytes +
-                         2 * (seq.k_start * p.v_stride_token + kv_head * p.v_stride_head);
-    const int64_t last_key = static_cast<int64_t>(tile) * C::kTileK + (C::kTileK - Copy::kStep + row);
+    const uint64_t gQ0 = first_row(p.q, Copy::chunk(tid), static_cast<int64_t>(seq.q_start) + q_first,
+                                   p.q_stride_token, head, p.q_stride_head);
     uint64_t gQ = gQ0 + 2 * (C::kTileQ - Copy::kStep + row) * p.q_stride_token;
-    gK = gK0 + 2 * last_key * p.k_stride_token;
-    gV = gV0 + 2 * last_key * p.v_stride_token;
-    k_back = -2 * Copy::kStep * p.k_stride_token;
-    v_back = -2 * Copy::kStep * p.v_stride_token;
+    keys.point(p, seq, kv_head, tile);
 
     const uint32_t base_q = ptx::shared_address(smem.q);
     const uint32_t base_k = ptx::shared_address(smem.k), base_v = ptx::shared_address(smem.v);
     wK = base_k + Copy::offset(tid);
-    wV = base_v + Copy::offset(tid);
-    sQ = base_q + warp * C::kWarpRows * C::kRowBytes +
-         swizzle::offset<C::kRowBytes>(fragment::a_row(lane), fragment::a_chunk(lane));
-    sK = base_k + swizzle::offset<C::kRowBytes>(fragment::b_nk_row(lane), fragment::b_nk_chunk(lane));
-    sV = base_v + swizzle::offset<C::kRowBytes>(fragment::b_kn_row(lane), fragment::b_kn_chunk(lane));
+    wV = base_v + C::CopyV::offset(tid);
+    sQ = base_q + warp * C::kWarpRows * C::kKeyBytes +
+         swizzle::offset<C::kKeyBytes>(fragment::a_row(lane), fragment::a_chunk(lane));
+    sK = base_k + swizzle::offset<C::kKeyBytes>(fragment::b_nk_row(lane), fragment::b_nk_chunk(lane));
+    sV = base_v + swizzle::offset<C::kValueBytes>(fragment::b_kn_row(lane), fragment::b_kn_chunk(lane));
 
     const int keys_left = seq.k_len - tile * C::kTileK;
+    const int lines = C::kOptions ? Copy::lines(tid, p.head_dim) : Copy::kLines;
     Copy::template bounded<C::kTileQ>(base_q + Copy::offset(tid), gQ, -2 * Copy::kStep * p.q_stride_token,
-                                      q_rows - row, gQ0);                                // H4
-    Copy::template bounded<C::kTileK>(wK, gK, k_back, keys_left - row, gK0);             // H4
-    if (edges) Copy::template bounded<C::kTileK>(wV, gV, v_back, keys_left - row, gV0);  // H4
+                                      q_rows - row, gQ0, lines);  // H4
+    if constexpr (C::kGather) {
+      keys.copy_first(p, smem, wK, wV, tile);
+      edge = true;
+    } else {
+      keys.copy_first(wK, wV, keys_left - row, edges);
+    }
     ptx::cp_async_commit_group();
-
     const int first_row = warp * C::kWarpRows + fragment::acc_row(lane, 0);
     last = keys_left - 1 - static_cast<int>(fragment::acc_col(lane, 0)) - (p.causal ? q_rows - 1 - first_row : 0);
   }
 
   // Attends to the current tile and moves on to the one before it. v_coming: `start` has seen to its V. CTA-collective.
   template <Masking kMasking>
-  __device__ __forceinline__ void visit(const PrefillParams& p, typename C::Output& o,
-                                        SoftmaxState<C::kBlocks>& state, bool v_coming) {
+  __device__ __forceinline__ void visit(const PrefillParams& p, typename C::Smem& smem, typename C::Output& o,
+                                        SoftmaxState<C::kBlocks>& state, const Span& span, bool v_coming) {
+    constexpr bool kEdge = kMasking == Masking::kEdge;
+    const float scale = scale_log2<C>(p);
     typename C::Scores s;
+    bool gap = false;  // whether the tile before this one lacks keys
     ptx::cp_async_wait_group<0>();
-    __syncthreads();  // H1: K[tile] is here. H2: V[tile+1] is no longer read
-    if (!v_coming) Copy::template full<C::kTileK>(wV, gV, v_back);
+    if constexpr (C::kGather) {
+      gap = __syncthreads_or(keys.absent && threadIdx.x < C::kTileK);  // H1: K[tile], offsets of tile-1. H2: V[tile+1] is no longer read
+      keys.template copy_v<kEdge>(smem, wV, tile);
+    } else {
+      __syncthreads();  // H1: K[tile] is here. H2: V[tile+1] is no longer read
+      if (!v_coming) keys.copy_v(wV);
+    }
     ptx::cp_async_commit_group();
     score<C>(s, sQ, sK);
-    if (kMasking == Masking::kEdge) mask<C>(s, last, p.causal ? 8 : 0);
+    if constexpr (C::kOptions) reshape<C>(p, smem, s, tile);
+    if constexpr (kEdge && C::kGather) see<C>(p, smem, tile);
+    if constexpr (kEdge && !C::kGather) mask_behind<C>(s, last, p.causal ? 8 : 0);
     ptx::cp_async_wait_group<0>();
-    __syncthreads();  // H1: V[tile] is here. H2: K[tile] is no longer read
-    state.raise(s, p.scale_log2, o);
-    accumulate<C>(o, state, s, p.scale_log2, sV, [&] {
-      if (tile > 0) Copy::template full<C::kTileK>(wK, gK, k_back);
-      ptx::cp_async_commit_group();
-    });
-    last += C::kTileK;
-    --tile;
+    __syncthreads();  // H1: V[tile], rows' masks are here. H2: K[tile] is no longer read
+    if constexpr (kEdge && C::kGather) mask_unseen<C>(s, smem);
+    if constexpr (kEdge && C::kOptions) {
+      if (p.mask_offsets != nullptr) clear_unseen<C>(smem, wV);
+    }
+    state.raise(s, scale, o);
+    if constexpr (C::kGather) {
+      typename Keys::Found found;
+      accumulate<C>(o, state, s, scale, sV, [&] {
+        if (tile > span.begin) keys.copy_k(smem, wK, tile - 1);
+        ptx::cp_async_commit_group();
+        found = keys.look_up(p, smem, tile - 2);
+      });
+      keys.publish(p, smem, tile - 2, found);
+      --tile;
+      edge = gap || tile < span.full_begin || tile >= span.full_end;
+    } else {
+      accumulate<C>(o, state, s, scale, sV, [&] {
+        if (tile > 0) keys.copy_k(wK);
+        ptx::cp_async_commit_group();
+      });
+      last += C::kTileK;
+      --tile;
+    }
+  }
+
+  // All tiles of gathered keys.
+  __device__ __forceinline__ void visit_all(const PrefillParams& p, typename C::Smem& smem, typename C::Output& o,
+                                            SoftmaxState<C::kBlocks>& state, const Span& span) {
+    do {
+      if (edge) {
+        visit<Masking::kEdge>(p, smem, o, state, span, false);
+      } else {
+        do visit<Masking::kNone>(p, smem, o, state, span, false);
+        while (!edge);
+      }
+    } while (tile >= span.begin);
+  }
+
+  // All tiles of ragged keys: the edges, then the others in a loop of their own.
+  __device__ __forceinline__ void visit_both(const PrefillParams& p, typename C::Smem& smem, typename C::Output& o,
+                                             SoftmaxState<C::kBlocks>& state, const Span& span, bool edges) {
+    if (edges) {
+      bool first = true;
+      do {
+        visit<Masking::kEdge>(p, smem, o, state, span, /*v_coming=*/first);
+        first = false;
+      } while (tile >= span.full_end);
+    }
+    while (tile >= 0) visit<Masking::kNone>(p, smem, o, state, span, /*v_coming=*/false);
   }
 };
 
@@ -261,21 +215,27 @@ struct Walk {
 template <class C>
 __device__ __forceinline__ void epilogue(const PrefillParams& p, typename C::Smem& smem, typename C::Output& o,
                                          SoftmaxState<C::kBlocks>& state) {
+  constexpr int kRowChunks = C::kValueBytes / swizzle::kChunkBytes;
   const uint32_t tid = ptx::reread_tid(), lane = tid % 32;
   const int warp_row = tid / 32 * C::kWarpRows;
   const int q_first = (gridDim.x - 1 - blockIdx.x) * C::kTileQ;
   const int rows = smem.bounds[1] - smem.bounds[0] - q_first - warp_row;  // how many of the warp's rows exist
   const int64_t first_row = static_cast<int64_t>(smem.bounds[0]) + q_first + warp_row;
-  unsigned char* sO = smem.q + warp_row * C::kRowBytes;
+  unsigned char* sO = smem.q + warp_row * C::kKeyBytes;
   __syncwarp();  // H3: all lanes are done with Q
+  if constexpr (C::kGather) {
+    if (tid == 0 && blockIdx.y == 0 && smem.bad_page) report(p.status, Offence::kPageId, blockIdx.z);
+  }
 #pragma unroll
   for (int r = 0; r < 2 * C::kBlocks; ++r) {
-    const float inverse = state.finish(r);
+    float factor = 1.0f;
+    if (C::kOptions && p.sinks != nullptr) factor = state.sink(p.sinks[blockIdx.y] * kLog2E, lane % 4 == 0, r);
+    const float inverse = state.finish(r) * factor;
     const uint32_t row = 16 * (r / 2) + fragment::acc_row(lane, r % 2 * 2);
 #pragma unroll
     for (int j = 0; j < C::kOutCols; ++j) {
       const float* pair = &o[r / 2][j][r % 2 * 2];
-      *reinterpret_cast<uint32_t*>(sO + swizzle::offset<C::kRowBytes>(row, j) + fragment::acc_col(lane, 0) * 2) =
+      *reinterpret_cast<uint32_t*>(sO + swizzle::offset<C::kValueBytes>(row, j) + fragment::acc_col(lane, 0) * 2) =
           fragment::pack<C::kElement>(pair[0] * inverse, pair[1] * inverse);
     }
     if (p.lse != nullptr && lane % 4 == 0 && static_cast<int>(row) < rows) {  // H4
@@ -285,11 +245,11 @@ __device__ __forceinline__ void epilogue(const PrefillParams& p, typename C::Sme
   __syncwarp();
   char* gO = static_cast<char*>(p.out) + 2 * (first_row * p.out_stride_token + blockIdx.y * p.out_stride_head);
 #pragma unroll 4
-  for (int i = lane; i < C::kWarpRows * C::kRowChunks; i += 32) {
-    const int row = i / C::kRowChunks, chunk = i % C::kRowChunks;
-    if (row < rows) {  // H4
+  for (int i = lane; i < C::kWarpRows * kRowChunks; i += 32) {
+    const int row = i / kRowChunks, chunk = i % kRowChunks;
+    if (row < rows && (!C::kOptions || chunk * 8 < p.v_dim)) {  // H4, H7
       *reinterpret_cast<uint4*>(gO + 2 * row * p.out_stride_token + chunk * swizzle::kChunkBytes) =
-          *reinterpret_cast<const uint4*>(sO + swizzle::offset<C::kRowBytes>(row, chunk));
+          *reinterpret_cast<const uint4*>(sO + swizzle::offset<C::kValueBytes>(row, chunk));
     }
   }
 }
@@ -301,31 +261,28 @@ __device__ __forceinline__ void flash_prefill(const PrefillParams& p) {
   typename C::Smem& smem = *reinterpret_cast<typename C::Smem*>(dynamic_smem);
 
   const Sequence seq = checked_sequence<C>(p, smem.bounds);
+  if constexpr (C::kGather) inspect<C>(p, smem, seq);
   const int q_first = (gridDim.x - 1 - blockIdx.x) * C::kTileQ;  // late causal tiles are the heaviest: they go first
   if (q_first >= seq.q_len) return;                              // H6: the same in the whole CTA
-  const int q_rows = seq.q_len - q_first;
-
-  // Row i sees the keys up to k_len - 1 + (i + 1 - q_len): differences of lengths, which cannot overflow.
-  const int unseen = p.causal ? max(q_rows - C::kTileQ, 0) : 0;  // trailing keys that no row of the tile sees
-  const int unshared = p.causal ? q_rows - 1 : 0;                // trailing keys that its first row does not see
-  const int tiles = seq.k_len > unseen ? (seq.k_len - unseen - 1) / C::kTileK + 1 : 0;
-  const int full_tiles = max(seq.k_len - unshared, 0) / C::kTileK;
+  Span span;
+  if constexpr (C::kGather) {
+    span = survey<C>(p, smem, seq, q_first);
+  } else {
+    span = ragged_span<C>(p, seq, seq.q_len - q_first);
+  }
 
   typename C::Output o = {};
   SoftmaxState<C::kBlocks> state;
   state.clear();
-  if (tiles > 0) {  // H6
+  if (span.end > 0) {  // H6
     Walk<C> walk;
-    const bool edges = full_tiles < tiles;
-    walk.start(p, smem, seq, q_first, tiles, edges);
-    if (edges) {
-      bool first = true;
-      do {
-        walk.template visit<Masking::kEdge>(p, o, state, /*v_coming=*/first);
-        first = false;
-      } while (walk.tile >= full_tiles);
+    const bool edges = span.full_end < span.end;
+    walk.start(p, smem, seq, q_first, span.end, edges);
+    if constexpr (C::kGather) {
+      walk.visit_all(p, smem, o, state, span);
+    } else {
+      walk.visit_both(p, smem, o, state, span, edges);
     }
-    while (walk.tile >= 0) walk.template visit<Masking::kNone>(p, o, state, /*v_coming=*/false);
   }
   epilogue<C>(p, smem, o, state);
 }

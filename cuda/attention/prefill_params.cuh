@@ -40,14 +40,14 @@
   X(int32_t, total_q)                                                                           \
   X(int32_t, total_k)              /* rows of k, v; paged: the most keys of a sequence, <= 2^30 */ \
   X(int32_t, max_seqlen_q)                                                                      \
-  X(int32_t, causal)               /* 1: query i sees keys up to p = i + (k_len - q_len) */      \
+  X(int32_t, causal)               /* 1: query i sees keys up to p = i + (k_len - q_len) */     \
   X(float, scale_log2)             /* softmax scale · log2(e), or with a soft-cap cap · log2(e); finite, > 0 */ \
-  X(const int32_t*, seqlens_k)     /* not trusted; keys of each sequence; null: not paged */    \
-  X(const uint32_t*, page_table)   /* not trusted; null: not paged */                           \
+  X(const int32_t*, seqlens_k)     /* not trusted; keys of each sequence; null: ragged   */     \
+  X(const uint32_t*, page_table)   /* not trusted */                                            \
   X(const int32_t*, page_indptr)   /* not trusted; null: a row of the table for each sequence */ \
   X(const float*, alibi_slopes)    /* natural units; null: none */                              \
   X(const float*, sinks)           /* logits, natural units; null: none */                      \
-  X(const uint8_t*, mask)          /* null: none */                                             \
+  X(const uint8_t*, mask)                                                                       \
   X(const int32_t*, mask_offsets)  /* not trusted; null: no mask */                             \
   X(int64_t, k_stride_page)                                                                     \
   X(int64_t, v_stride_page)                                                                     \

@@ -50,6 +50,12 @@ __device__ __forceinline__ void cp_async_cg_16(uint32_t shared, uint64_t global)
                :: "r"(shared), "l"(global), "n"(kTo), "n"(kFrom) : "memory");
 }
 
+// st.shared.v4: 16 zero bytes to shared + kTo.
+template <int kTo>
+__device__ __forceinline__ void st_shared_zero_16(uint32_t shared) {
+  asm volatile("st.shared.v4.b32 [%0 + %1], {%2, %2, %2, %2};" :: "r"(shared), "n"(kTo), "r"(0) : "memory");
+}
+
 // cp.async.commit_group: closes the group of copies that this thread has issued since the last one.
 __device__ __forceinline__ void cp_async_commit_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
@@ -57,6 +63,20 @@ __device__ __forceinline__ void cp_async_commit_group() { asm volatile("cp.async
 template <int kPending>
 __device__ __forceinline__ void cp_async_wait_group() {
   asm volatile("cp.async.wait_group %0;" :: "n"(kPending) : "memory");
+}
+
+// ---- loads --------------------------------------------------------------------------------------------------------
+
+// ld.global.u32, u8.
+__device__ __forceinline__ uint32_t ld_global_u32(uint64_t global) {
+  uint32_t d;
+  asm volatile("ld.global.u32 %0, [%1];" : "=r"(d) : "l"(global));
+  return d;
+}
+__device__ __forceinline__ uint32_t ld_global_u8(uint64_t global) {
+  uint32_t d;
+  asm volatile("ld.global.u8 %0, [%1];" : "=r"(d) : "l"(global));
+  return d;
 }
 
 // ---- matrices -----------------------------------------------------------------------------------------------------
@@ -149,6 +169,13 @@ __device__ __forceinline__ float rcp_approx_ftz(float x) {
   return d;
 }
 
+// tanh(x), relative error at most 2^-11.
+__device__ __forceinline__ float tanh_approx(float x) {
+  float d;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(d) : "f"(x));
+  return d;
+}
+
 // ---- reductions to global memory ----------------------------------------------------------------------------------
 
 // red.or.b32, relaxed, visible to the whole GPU.
@@ -171,5 +198,11 @@ __device__ __forceinline__ float shfl_bfly(float value, int mask) { return __shf
 // shfl.idx: lane 0's value. The assembler then knows it to be the same in all lanes, and that branches on it are
 // uniform: without that it duplicates code around every collective instruction behind them.
 __device__ __forceinline__ int shfl_first(int value) { return __shfl_sync(0xffffffffu, value, 0); }
+
+// redux.or: the union of all lanes' bits.
+__device__ __forceinline__ uint32_t redux_or(uint32_t value) { return __reduce_or_sync(0xffffffffu, value); }
+
+// vote.ballot: bit l is lane l's predicate.
+__device__ __forceinline__ uint32_t ballot(bool predicate) { return __ballot_sync(0xffffffffu, predicate); }
 
 }  // namespace ptx

@@ -74,6 +74,16 @@ struct SoftmaxState {
     return p;
   }
 
+  // Takes in one more logit, in base 2, that has no value to weigh. `adds` in one of a row's four lanes. Returns by what
+  // to multiply the output so far, which refers to the old m.
+  __device__ __forceinline__ float sink(float logit, bool adds, int r) {
+    const float m = -neg_m[r], m_new = fmaxf(m, logit);
+    const float factor = ptx::ex2_approx_ftz(m - m_new);
+    l[r] = l[r] * factor + (adds ? ptx::ex2_approx_ftz(logit - m_new) : 0.0f);
+    neg_m[r] = -m_new;
+    return factor;
+  }
+
   // Completes l and returns 1/l, or 0 for a row without weight.
   __device__ __forceinline__ float finish(int r) {
     l[r] = fragment::quad_sum(l[r]);

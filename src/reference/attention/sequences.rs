@@ -104,6 +104,7 @@ fn keys<T: Copy>(
     status: &mut StatusReport,
 ) -> Vec<Option<Place>> {
     let queries = queries.map_or(0, Range::len);
+    let mut bad_page = false;
     let keys: Vec<Option<Place>> = match inputs.kv {
         HostKv::Ragged { k, offsets, .. } => {
             match range(&offsets[index..index + 2], k.shape()[0]) {
@@ -118,21 +119,27 @@ fn keys<T: Copy>(
             k, pages, seqlens, ..
         } => {
             let pool = k.shape()[0];
-            in_pages(problem, pages, pool, seqlens[index], index, queries, status)
+            let (keys, bad) =
+                in_pages(problem, pages, pool, seqlens[index], index, queries, status);
+            bad_page = bad;
+            keys
         }
     };
     let bits_suffice = |mask: HostMask<'_>| {
         range(&mask.offsets[index..index + 2], mask.bits.len())
             .is_some_and(|bytes| 8 * bytes.len() as u128 >= queries as u128 * keys.len() as u128)
     };
-    if inputs.mask.is_none_or(bits_suffice) {
-        return keys;
+    if !inputs.mask.is_none_or(bits_suffice) {
+        status.record(Offence::Mask, index as u64);
+        return Vec::new(); // Nobody looks at their pages.
     }
-    status.record(Offence::Mask, index as u64);
-    Vec::new()
+    if bad_page {
+        status.record(Offence::PageId, index as u64);
+    }
+    keys
 }
 
-/// The keys of a sequence of pages out of a pool of `pool`.
+/// The keys of a sequence of pages out of a pool of `pool`, and whether a page that some query needs has a bad id.
 fn in_pages(
     problem: &PrefillProblem,
     pages: HostPages<'_>,
@@ -141,9 +148,9 @@ fn in_pages(
     index: usize,
     queries: usize,
     status: &mut StatusReport,
-) -> Vec<Option<Place>> {
+) -> (Vec<Option<Place>>, bool) {
     let KvLayout::Paged { page_size } = problem.kv else {
-        return Vec::new();
+        return (Vec::new(), false);
     };
     let entries = match pages {
         HostPages::Rows(table) => table.shape()[1],
@@ -152,7 +159,7 @@ fn in_pages(
     let most = entries.saturating_mul(page_size).min(MOST_KEYS);
     let Some(keys) = usize::try_from(seqlen).ok().filter(|&keys| keys <= most) else {
         status.record(Offence::SeqLensK, index as u64);
-        return Vec::new();
+        return (Vec::new(), false);
     };
     let own: Vec<u32> = match pages {
         HostPages::Rows(table) => (0..entries)
@@ -170,15 +177,11 @@ fn in_pages(
         status.record(Offence::PageRange, index as u64);
     }
     let needed = |j: usize| (0..queries).any(|i| sees(problem, [queries, keys], i, j));
+    let mut bad_page = false;
     let place = |j: usize| {
         let page = *own.get(j / page_size)? as usize;
-        if page < pool {
-            return Some([page, j % page_size]);
-        }
-        if needed(j) {
-            status.record(Offence::PageId, index as u64);
-        }
-        None
+        bad_page |= page >= pool && needed(j);
+        (page < pool).then_some([page, j % page_size])
     };
-    (0..keys).map(place).collect()
+    ((0..keys).map(place).collect(), bad_page)
 }
