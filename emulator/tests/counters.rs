@@ -178,6 +178,31 @@ fn divergence() {
 }
 
 #[test]
+fn straight_lines_that_are_entered_in_the_middle() {
+    // Lanes 0 to 7 come to the first line, and go round three times from the third on; so a straight line
+    // is left by lanes with turns of their own, and joined behind its start.
+    let ptx = module(
+        "mov.u32 %r1, %tid.x;\nmov.u32 %r2, 0;\nsetp.ge.u32 %p1, %r1, 8;\n@%p1 bra L;
+         \nadd.u32 %r3, %r1, 1;\nadd.u32 %r4, %r3, 2;\nL: xor.b32 %r5, %r1, 3;\nshl.b32 %r6, %r5, 4;
+         \nadd.u32 %r2, %r2, 1;\nsetp.lt.u32 %p2, %r2, 3;\n@%p2 bra L;",
+    );
+    let stats = launch(&ptx, &Shape::threads(30), &[0; 64])
+        .unwrap_or_else(|error| panic!("{error}"))
+        .stats;
+    let executions = |text: &str| {
+        let counts = counts_of(&ptx, &stats, text);
+        (counts.executions, counts.thread_executions, counts.partial)
+    };
+    assert_eq!(executions("mov.u32 %r2, 0;"), (1, 30, 1));
+    assert_eq!(executions("setp.ge.u32"), (1, 30, 1));
+    assert_eq!(executions("add.u32 %r3"), (1, 8, 1));
+    assert_eq!(executions("add.u32 %r4"), (1, 8, 1));
+    for text in ["L: xor.b32", "shl.b32", "add.u32 %r2", "setp.lt.u32"] {
+        assert_eq!(executions(text), (3, 90, 3), "{text}");
+    }
+}
+
+#[test]
 fn a_collective_counts_once_however_its_lanes_arrive() {
     let body = "mov.u32 %r1, %tid.x; setp.lt.u32 %p0, %r1, 7;\n@%p0 bra L;\nadd.u32 %r1, %r1, 1;\nL:\nshfl.sync.bfly.b32 %r2, %r1, 1, 31, -1;\nbar.sync 0;";
     let ptx = module(body);

@@ -392,17 +392,10 @@ fn land(w: &mut Warp<'_>, copy: &Pending, done: u32) -> Result<(), Box<Fault>> {
         let shared = &mut *w.shared;
         let who = w.domain.order.who(w.slot, w.index, w.pc, 0);
         let who = if w.copying { who.copying() } else { who };
-        let mut touch = |lane: &usize| {
-            shared.shadow.touch(
-                &who,
-                *lane as u32,
-                copy.target[*lane],
-                copy.size,
-                Touch::Write,
-            )
-        };
-        let conflict =
-            lanes_of(done).find_map(|lane| touch(&lane).map(|conflict| (conflict, lane)));
+        let what = (done, copy.size, false);
+        let conflict = shared
+            .shadow
+            .touch_lanes(&who, &copy.target, what, Touch::Write);
         if let Some((conflict, lane)) = conflict {
             return Err(w.race(Access::Write, conflict, lane, copy.target[lane]));
         }

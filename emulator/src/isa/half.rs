@@ -6,6 +6,7 @@ use crate::numerics::half::{
     flush_f16, fma_bf16, fma_f16, is_bf16_tie, narrow_bf16, narrow_f16, settle_bf16_tie,
     widen_bf16, widen_f16,
 };
+use crate::simd;
 
 const F16S: &[Type] = &[F16, F16x2];
 const BF16S: &[Type] = &[BF16, BF16x2];
@@ -90,6 +91,9 @@ pub(super) static ROWS: &[Row] = &[
     .args(&[D(T0), S(T0), S(T0), S(T0)])
     .since(53, 4, 2)
     .exec(|f| {
+        if f.ty(0) == F16x2 && !f.has("ftz") && !f.has("sat") {
+            return Some(exec!(|w, i, m| fma_f16x2(w, i, m)));
+        }
         per_flag!(f.has("ftz"), FTZ => per_flag!(f.has("sat"), SAT =>
             both!(f, |a, b, c| result::<FTZ, SAT>(
                 fma_f16(value::<FTZ>(a), value::<FTZ>(b), value::<FTZ>(c))))))
@@ -327,6 +331,17 @@ fn extreme_half(a: u16, b: u16, aux: u64, widen: fn(u16) -> f32, narrow: fn(f32)
         half
     };
     if is_nan { NAN16 } else { signed }
+}
+
+/// Both halves of all lanes at once, by the processor's own conversions.
+#[inline(always)]
+fn fma_f16x2(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
+    let valid = w.valid32(i.s[0]) & w.valid32(i.s[1]) & w.valid32(i.s[2]);
+    let [a, b, c] = [0, 1, 2].map(|k| simd::widen_f16(&simd::halves(&w.r32(i.s[k]).0)));
+    let sums: [f32; 64] = std::array::from_fn(|n| fma_f16(a[n], b[n], c[n]));
+    let out = simd::pairs(&simd::narrow_f16(&sums));
+    w.put(i.d[0], m, valid, out);
+    Ok(Flow::Next)
 }
 
 /// Both halves of all lanes at once; the rare ties that need another look come after.

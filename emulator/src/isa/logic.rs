@@ -129,7 +129,7 @@ pub(super) static ROWS: &[Row] = &[
     .exec(|f| {
         let table: [u16; 4] = match f.one("mode") {
             None => {
-                return Some(lanes!(|a: u32, b: u32, c: u32| -> u32 { permute(a, b, c) }));
+                return Some(exec!(|w, i, m| permute_lanes(w, i, m)));
             }
             Some("f4e") => [0x3210, 0x4321, 0x5432, 0x6543],
             Some("b4e") => [0x5670, 0x6701, 0x7012, 0x0123],
@@ -190,28 +190,40 @@ fn combine(w: &mut Warp<'_>, i: &Inst, m: u32, op: fn(Known, Known) -> Known) ->
     Ok(Flow::Next)
 }
 
-/// Checks the immediate table of `lop3` and keeps it for the function.
+/// Checks the immediate table of `lop3` and keeps its [`terms`] for the function.
 fn set_table(f: &mut Form<'_>) -> Option<()> {
-    f.aux = u64::from(u8::try_from(*f.imm.first()?).ok()?);
+    f.aux = terms(u8::try_from(*f.imm.first()?).ok()?);
     Some(())
 }
 
-/// Any function of three bits, given by its table: bit `4a + 2b + c` of the table is the result.
-#[inline(always)]
-fn lop3(a: u32, b: u32, c: u32, masks: [u32; 8]) -> u32 {
-    let by_c = |k: usize| masks[k] ^ c & (masks[k] ^ masks[k + 1]);
-    let by_b = |k: usize| by_c(k) ^ b & (by_c(k) ^ by_c(k + 2));
-    by_b(0) ^ a & (by_b(0) ^ by_b(4))
+/// A function of three bits, whose value is bit `4a + 2b + c` of the table, as the sum modulo 2 of those
+/// products of `a`, `b` and `c` of which the bytes of the result are not zero: byte 6 is `a * b`.
+fn terms(table: u8) -> u64 {
+    let mut bits = table;
+    // What the subsets of a set of factors add up to: of `c`, then of `b`, then of `a`.
+    bits ^= (bits & 0x55) << 1;
+    bits ^= (bits & 0x33) << 2;
+    bits ^= (bits & 0x0f) << 4;
+    (0..8).fold(0, |word, n| {
+        word | (u64::from(bits >> n & 1) * 0xff) << (8 * n)
+    })
 }
 
-/// The table's bits as words of zeros or ones.
+/// Any function of three bits, given by its [`terms`].
 #[inline(always)]
-fn table_masks(table: u64) -> [u32; 8] {
-    let mut masks = [0u32; 8];
-    for (k, mask) in masks.iter_mut().enumerate() {
-        *mask = 0u32.wrapping_sub((table >> k) as u32 & 1);
-    }
-    masks
+fn lop3(a: u32, b: u32, c: u32, terms: &[u32; 8]) -> u32 {
+    let both = b & c;
+    let without = terms[0] ^ terms[1] & c ^ terms[2] & b ^ terms[3] & both;
+    let with = terms[4] ^ terms[5] & c ^ terms[6] & b ^ terms[7] & both;
+    without ^ a & with
+}
+
+/// The terms as words of zeros or ones.
+#[inline(always)]
+fn term_masks(terms: u64) -> [u32; 8] {
+    let masks = terms.to_le_bytes().map(|byte| i32::from(byte as i8) as u32);
+    // Or the compiler branches on each of them.
+    std::hint::black_box(masks)
 }
 
 #[inline(always)]
@@ -222,10 +234,10 @@ fn lop3_lanes(w: &Warp<'_>, i: &Inst) -> ([u32; 32], u32) {
         w.get::<u32>(i.s[2]),
     );
     let valid = w.valid32(i.s[0]) & w.valid32(i.s[1]) & w.valid32(i.s[2]);
-    let masks = table_masks(i.aux);
+    let masks = term_masks(i.aux);
     let mut out = [0; 32];
     for lane in 0..32 {
-        out[lane] = lop3(a[lane], b[lane], c[lane], masks);
+        out[lane] = lop3(a[lane], b[lane], c[lane], &masks);
     }
     (out, valid)
 }
@@ -247,6 +259,33 @@ fn permute(a: u32, b: u32, c: u32) -> u32 {
     out
 }
 
+/// [`permute`] in all lanes. Mostly the selector is a literal; then the compiler need not ask each lane
+/// for the word that a byte comes from, and how far it has to move.
+#[inline(always)]
+fn permute_lanes(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
+    let [a, b, c] = [0, 1, 2].map(|k| w.r32(i.s[k]));
+    let valid = w.valid32(i.s[0]) & w.valid32(i.s[1]) & w.valid32(i.s[2]);
+    let selector = c.0[0];
+    let differ = c.0.iter().fold(0, |all, other| all | (other ^ selector));
+    let mut out = [0u32; 32];
+    if differ == 0 && selector & 0x8888 == 0 {
+        for k in 0..4 {
+            let nibble = selector >> (4 * k);
+            let words = if nibble & 4 != 0 { b } else { a };
+            for lane in 0..32 {
+                let byte = words.0[lane] >> ((nibble & 3) << 3) & 0xff;
+                out[lane] |= byte << (8 * k);
+            }
+        }
+    } else {
+        for lane in 0..32 {
+            out[lane] = permute(a.0[lane], b.0[lane], c.0[lane]);
+        }
+    }
+    w.set32(i.d[0], m, valid, &out);
+    Ok(Flow::Next)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,9 +298,10 @@ mod tests {
                 let index = (a >> k & 1) << 2 | (b >> k & 1) << 1 | (c >> k & 1);
                 d | ((table >> index & 1) as u32) << k
             });
-            assert_eq!(lop3(a, b, c, table_masks(table)), by_bits, "{table:#x}");
+            let masks = term_masks(terms(table as u8));
+            assert_eq!(lop3(a, b, c, &masks), by_bits, "{table:#x}");
         }
-        assert_eq!(lop3(a, b, c, table_masks(0x96)), a ^ b ^ c);
+        assert_eq!(lop3(a, b, c, &term_masks(terms(0x96))), a ^ b ^ c);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use super::prelude::*;
 use crate::ast::Space;
 use crate::memory::Window;
-use crate::memory::access::{Addresses, Words, space};
-use crate::violation::Fault;
+use crate::memory::access::{Addresses, Words};
+use crate::violation::{Access, Fault};
 
 pub(crate) use super::mma::describe;
 
@@ -83,12 +83,14 @@ fn load_matrix(f: &mut Form<'_>) -> Option<ExecFn> {
 fn matrices<const TRANSPOSE: bool>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
     let count = (i.aux & 0xff) as usize;
     let rows = u32::MAX >> (32 - 8 * count as u32).min(31);
-    let (mut addresses, mut got) = (Addresses::EMPTY, Words::<4>::EMPTY);
-    w.addresses_into(i, (0, 0), i.aux >> 8 & 1 != 0, rows, &mut addresses)?;
+    let (mut offsets, mut got) = ([0; 32], Words::<4>::EMPTY);
+    let wide = i.aux >> 8 & 1 != 0;
     if i.aux >> 9 & 1 != 0 {
-        addresses = shared_addresses(w, &addresses, rows)?;
+        offsets = generic_offsets(w, i, wide, rows)?;
+    } else {
+        w.shared_offsets(i, wide, Access::Read, (rows, 16), &mut offsets)?;
     }
-    w.load_into::<4, { space::SHARED }>(&addresses, rows, 16, &mut got)?;
+    w.read_shared(&offsets, rows, 16, &mut got)?;
     for matrix in 0..count.min(4) {
         let row = |row: usize| 8 * matrix + row;
         let mut out = [0; 32];
@@ -101,9 +103,7 @@ fn matrices<const TRANSPOSE: bool>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
                 out[lane] = low | high << 16;
             }
         } else {
-            for lane in 0..32 {
-                out[lane] = got.words[row(lane / 4)][lane % 4];
-            }
+            out.copy_from_slice(got.words[row(0)..row(8)].as_flattened());
         }
         if got.valid.iter().any(|valid| valid & rows != rows) {
             valid = (0..32).fold(0, |valid, lane| {
@@ -119,6 +119,13 @@ fn matrices<const TRANSPOSE: bool>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
         w.set32(i.d[matrix], m, valid, &out);
     }
     Ok(Flow::Next)
+}
+
+/// Offsets of generic addresses.
+#[inline(never)]
+fn generic_offsets(w: &Warp<'_>, i: &Inst, wide: bool, mask: u32) -> Result<[u32; 32], Box<Fault>> {
+    let addresses = shared_addresses(w, &w.addresses(i, 0, 0, wide, mask)?, mask)?;
+    w.checked_offsets(Access::Read, &addresses, (mask, 16))
 }
 
 /// Generic addresses that have to lie in shared memory.

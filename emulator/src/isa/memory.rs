@@ -9,6 +9,7 @@ use crate::memory::Window;
 use crate::memory::access::{Addresses, Words, space};
 use crate::memory::order::scope;
 use crate::memory::strong::{Manner, manner};
+use crate::violation::Access;
 
 const SPACES: &[&str] = &[
     "global",
@@ -263,22 +264,22 @@ fn layout(f: &Form<'_>, registers: &[u32], address: usize) -> Option<(u32, Layou
     (total <= 16).then_some((total, layout))
 }
 
-/// Instantiates for the number of words of an access and for the spaces that inner loops live on;
-/// the others share a body.
+/// Instantiates for the number of words of an access, and picks a body by its space: those that inner
+/// loops live on have their own.
 macro_rules! per_shape {
-    ($words:expr, $space:expr, $hot:expr, $cold:expr) => {
+    ($words:expr, $space:expr, $global:expr, $shared:expr, $cold:expr) => {
         match $words {
             1 => {
                 const WORDS: usize = 1;
-                per_space!($space, $hot, $cold)
+                per_space!($space, $global, $shared, $cold)
             }
             2 => {
                 const WORDS: usize = 2;
-                per_space!($space, $hot, $cold)
+                per_space!($space, $global, $shared, $cold)
             }
             4 => {
                 const WORDS: usize = 4;
-                per_space!($space, $hot, $cold)
+                per_space!($space, $global, $shared, $cold)
             }
             _ => None,
         }
@@ -286,18 +287,12 @@ macro_rules! per_shape {
 }
 
 macro_rules! per_space {
-    ($space:expr, $hot:expr, $cold:expr) => {
-        match $space {
-            space::GLOBAL => {
-                const SPACE: u8 = space::GLOBAL;
-                Some($hot)
-            }
-            space::SHARED => {
-                const SPACE: u8 = space::SHARED;
-                Some($hot)
-            }
-            _ => Some($cold),
-        }
+    ($space:expr, $global:expr, $shared:expr, $cold:expr) => {
+        Some(match $space {
+            space::GLOBAL => $global,
+            space::SHARED => $shared,
+            _ => $cold,
+        })
     };
 }
 
@@ -359,8 +354,17 @@ fn load(f: &mut Form<'_>) -> Option<ExecFn> {
             let (mut addresses, mut got) = (Addresses::EMPTY, Words::EMPTY);
             w.addresses_into(i, (0, 0), layout.wide_address(), m, &mut addresses)?;
             w.manner = layout.scope();
-            w.load_into::<WORDS, SPACE>(&addresses, m, layout.total(), &mut got)?;
+            w.load_into::<WORDS, { space::GLOBAL }>(&addresses, m, layout.total(), &mut got)?;
             w.manner = scope::WEAK;
+            deliver(w, i, m, layout, &got);
+            Ok(Flow::Next)
+        }),
+        exec!(|w, i, m| {
+            let layout = Layout(i.aux);
+            let (wide, what) = (layout.wide_address(), (m, layout.total()));
+            let (mut offsets, mut got) = ([0; 32], Words::<WORDS>::EMPTY);
+            w.shared_offsets(i, wide, Access::Read, what, &mut offsets)?;
+            w.read_shared(&offsets, m, layout.total(), &mut got)?;
             deliver(w, i, m, layout, &got);
             Ok(Flow::Next)
         }),
@@ -411,12 +415,15 @@ fn store_strong<const W: usize>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
 #[inline(always)]
 fn deliver<const W: usize>(w: &mut Warp<'_>, i: &Inst, m: u32, layout: Layout, got: &Words<W>) {
     if layout.bytes() == 4 && !layout.wide_register() {
-        for n in 0..W {
-            let mut out = [0; 32];
-            for lane in 0..32 {
-                out[lane] = got.words[lane][n];
+        let mut out = [[0; 32]; W];
+        // Lane by lane, so that the compiler sees a transposition.
+        for lane in 0..32 {
+            for n in 0..W {
+                out[n][lane] = got.words[lane][n];
             }
-            w.set32(i.d[n], m, got.valid[n], &out);
+        }
+        for n in 0..W {
+            w.set32(i.d[n], m, got.valid[n], &out[n]);
         }
         return;
     }
@@ -485,7 +492,16 @@ fn store(f: &mut Form<'_>) -> Option<ExecFn> {
             let mut addresses = Addresses::EMPTY;
             w.addresses_into(i, (0, 0), layout.wide_address(), m, &mut addresses)?;
             let data = collect::<WORDS>(w, i, layout);
-            w.store::<WORDS, SPACE>(&addresses, m, layout.total(), &data)?;
+            w.store::<WORDS, { space::GLOBAL }>(&addresses, m, layout.total(), &data)?;
+            Ok(Flow::Next)
+        }),
+        exec!(|w, i, m| {
+            let layout = Layout(i.aux);
+            let (wide, what) = (layout.wide_address(), (m, layout.total()));
+            let mut offsets = [0; 32];
+            w.shared_offsets(i, wide, Access::Write, what, &mut offsets)?;
+            let data = collect::<WORDS>(w, i, layout);
+            w.write_shared(&offsets, m, layout.total(), &data)?;
             Ok(Flow::Next)
         }),
         exec!(

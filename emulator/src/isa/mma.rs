@@ -143,23 +143,21 @@ fn multiply(f: &mut Form<'_>) -> Option<ExecFn> {
     f.aux = Mma::new(rows, k, types).word();
     Some(match (f.ty(1), k) {
         (F64, _) => exec!(|w, i, m| doubles(w, i, m)),
-        (F16, 16) => exec!(|w, i, m| mma::<Halves, 16>(w, i, m)),
-        (F16, _) => exec!(|w, i, m| mma::<Halves, 8>(w, i, m)),
-        (BF16, 16) => exec!(|w, i, m| mma::<Brains, 16>(w, i, m)),
-        (BF16, _) => exec!(|w, i, m| mma::<Brains, 8>(w, i, m)),
-        (TF32, 8) => exec!(|w, i, m| mma::<Tensors, 8>(w, i, m)),
-        (TF32, _) => exec!(|w, i, m| mma::<Tensors, 4>(w, i, m)),
-        (_, 32) => exec!(|w, i, m| mma::<Eights, 32>(w, i, m)),
-        (_, _) => exec!(|w, i, m| mma::<Eights, 16>(w, i, m)),
+        (F16, 16) => exec!(|w, i, m| mma::<Halves, 64, 16>(w, i, m)),
+        (F16, _) => exec!(|w, i, m| mma::<Halves, 64, 8>(w, i, m)),
+        (BF16, 16) => exec!(|w, i, m| mma::<Brains, 64, 16>(w, i, m)),
+        (BF16, _) => exec!(|w, i, m| mma::<Brains, 64, 8>(w, i, m)),
+        (TF32, 8) => exec!(|w, i, m| mma::<Tensors, 32, 8>(w, i, m)),
+        (TF32, _) => exec!(|w, i, m| mma::<Tensors, 32, 4>(w, i, m)),
+        (_, 32) => exec!(|w, i, m| mma::<Eights, 128, 32>(w, i, m)),
+        (_, _) => exec!(|w, i, m| mma::<Eights, 128, 16>(w, i, m)),
     })
 }
 
-/// A format of A and B.
-trait Factors {
-    /// Elements in 128 bits.
-    const WIDTH: usize;
+/// A format of A and B, of which a register of the warp holds `N` elements.
+trait Factors<const N: usize> {
     /// The tile in a register, row-major; `code` is that of the type.
-    fn widen(words: &[u32; 32], code: usize, out: &mut [f32; 128]);
+    fn widen(words: &[u32; 32], code: usize) -> [f32; N];
 }
 
 struct Halves;
@@ -167,115 +165,95 @@ struct Brains;
 struct Tensors;
 struct Eights;
 
-impl Factors for Halves {
-    const WIDTH: usize = 8;
+impl Factors<64> for Halves {
     #[inline(always)]
-    fn widen(words: &[u32; 32], _: usize, out: &mut [f32; 128]) {
-        let mut halves = [0; 64];
-        for lane in 0..32 {
-            halves[2 * lane] = words[lane] as u16;
-            halves[2 * lane + 1] = (words[lane] >> 16) as u16;
-        }
-        simd::widen_f16(&halves, &mut out[..64]);
+    fn widen(words: &[u32; 32], _: usize) -> [f32; 64] {
+        simd::widen_f16(&simd::halves(words))
     }
 }
 
-impl Factors for Brains {
-    const WIDTH: usize = 8;
+impl Factors<64> for Brains {
     #[inline(always)]
-    fn widen(words: &[u32; 32], _: usize, out: &mut [f32; 128]) {
+    fn widen(words: &[u32; 32], _: usize) -> [f32; 64] {
+        let mut out = [0.0; 64];
         for lane in 0..32 {
             out[2 * lane] = f32::from_bits(words[lane] << 16);
             out[2 * lane + 1] = f32::from_bits(words[lane] & 0xffff_0000);
         }
+        out
     }
 }
 
-impl Factors for Tensors {
-    const WIDTH: usize = 4;
+impl Factors<32> for Tensors {
     #[inline(always)]
-    fn widen(words: &[u32; 32], _: usize, out: &mut [f32; 128]) {
-        for lane in 0..32 {
-            out[lane] = f32::from_bits(words[lane] & 0xffff_e000);
-        }
+    fn widen(words: &[u32; 32], _: usize) -> [f32; 32] {
+        words.map(|word| f32::from_bits(word & 0xffff_e000))
     }
 }
 
-impl Factors for Eights {
-    const WIDTH: usize = 16;
+impl Factors<128> for Eights {
     #[inline(always)]
-    fn widen(words: &[u32; 32], code: usize, out: &mut [f32; 128]) {
+    fn widen(words: &[u32; 32], code: usize) -> [f32; 128] {
         let bytes: [u8; 128] = std::array::from_fn(|n| (words[n / 4] >> (8 * (n % 4))) as u8);
         if code == E5M2_CODE {
-            let halves: [u16; 128] = std::array::from_fn(|n| u16::from(bytes[n]) << 8);
-            simd::widen_f16(&halves, out);
-        } else {
-            for n in 0..128 {
-                let magnitude = u32::from(bytes[n] & 0x7f);
-                // The fields of the format, as those of a tiny `f32`.
-                let value = (f32::from_bits(magnitude << 20) * f32::from_bits(247 << 23)).to_bits();
-                let value = if magnitude == 0x7f { NAN32 } else { value };
-                out[n] = f32::from_bits(value | u32::from(bytes[n] & 0x80) << 24);
-            }
+            return simd::widen_f16(&bytes.map(|byte| u16::from(byte) << 8));
         }
+        bytes.map(|byte| {
+            let magnitude = u32::from(byte & 0x7f);
+            // The fields of the format, as those of a tiny `f32`.
+            let value = (f32::from_bits(magnitude << 20) * f32::from_bits(247 << 23)).to_bits();
+            let value = if magnitude == 0x7f { NAN32 } else { value };
+            f32::from_bits(value | u32::from(byte & 0x80) << 24)
+        })
     }
 }
 
-/// Where column `n` is kept: the even ones first.
-#[inline(always)]
-fn place(n: usize) -> usize {
-    n % 2 * 4 + n / 2
-}
+/// Where column `n` is kept: the even ones first, as the registers of C have them.
+const PLACE: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
-/// D = A * B + C for A of 16 x K and B of K x 8.
+/// A row of C, its columns in the order of [`PLACE`]: what one register has of it, then the other.
+type Row8 = [f32; 8];
+
+/// D = A * B + C for A of 16 x K and B of K x 8; N elements fill a register.
 #[inline(always)]
-fn mma<F: Factors, const K: usize>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
+fn mma<F: Factors<N>, const N: usize, const K: usize>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
     let spec = Mma::of(i);
     let ([code_a, code_b, _], half) = (spec.types(), spec.half());
-    let parts = K / F::WIDTH;
-    let mut tile = [0.0f32; 128];
-    // B, k-major: row k has the 8 columns, the even ones first, as the registers of C do.
+    // Elements of k, and how many registers there are of them.
+    let (width, parts) = (N / 8, 8 * K / N);
     let mut b = [[0.0f32; 8]; K];
     for part in 0..parts {
-        F::widen(&w.r32(i.s[3 * parts - parts + part]).0, code_b, &mut tile);
-        for k in 0..F::WIDTH {
-            for n in 0..8 {
-                b[F::WIDTH * part + k][place(n)] = tile[F::WIDTH * n + k];
-            }
-        }
+        let tile = F::widen(&w.r32(i.s[2 * parts + part]).0, code_b);
+        transpose(&tile, &mut b[width * part..][..width]);
     }
     // Rows 0 to 7 and 8 to 15; nothing is written before all is read.
-    let mut c = [[0.0f32; 64]; 2];
+    let mut c = [[[0.0f32; 8]; 8]; 2];
     for upper in 0..2 {
-        let mut a = [[0.0f32; K]; 8];
-        for part in 0..parts {
-            F::widen(&w.r32(i.s[2 * part + upper]).0, code_a, &mut tile);
-            for row in 0..8 {
-                let from = &tile[F::WIDTH * row..][..F::WIDTH];
-                a[row][F::WIDTH * part..][..F::WIDTH].copy_from_slice(from);
-            }
-        }
-        let c = &mut c[upper];
+        let sums = &mut c[upper];
         let first = 3 * parts + if half { upper } else { 2 * upper };
         if half {
-            Halves::widen(&w.r32(i.s[first]).0, F16_CODE, &mut tile);
+            let tile = Halves::widen(&w.r32(i.s[first]).0, F16_CODE);
             for row in 0..8 {
                 for n in 0..8 {
-                    c[8 * row + place(n)] = tile[8 * row + n];
+                    sums[row][PLACE[n]] = tile[8 * row + n];
                 }
             }
         } else {
             let (even, odd) = (&w.r32(i.s[first]).0, &w.r32(i.s[first + 1]).0);
             for row in 0..8 {
-                for t in 0..4 {
-                    c[8 * row + t] = f32::from_bits(even[4 * row + t]);
-                    c[8 * row + 4 + t] = f32::from_bits(odd[4 * row + t]);
-                }
+                let (left, right) = sums[row].split_at_mut(4);
+                left.copy_from_slice(bytemuck::cast_slice(&even[4 * row..][..4]));
+                right.copy_from_slice(bytemuck::cast_slice(&odd[4 * row..][..4]));
             }
         }
-        match rule(w.launch.mma, spec, F::WIDTH) {
-            None => multiply_rows(&a, &b, c),
-            Some(rule) => simd::multiply_exactly(&rule, a.as_flattened(), &b, c),
+        // Each register as it is: its rows are a part of those of A.
+        let mut a = [[0.0f32; N]; 2];
+        for part in 0..parts {
+            a[part] = F::widen(&w.r32(i.s[2 * part + upper]).0, code_a);
+        }
+        match rule(w.launch.mma, spec, width) {
+            None => multiply_rows(&a, &b, sums),
+            Some(rule) => multiply_exactly::<N, K>(&rule, &a, &b, sums),
         }
     }
     let valid = match initialised(w, i) {
@@ -283,27 +261,66 @@ fn mma<F: Factors, const K: usize>(w: &mut Warp<'_>, i: &Inst, m: u32) -> Step {
         false => [0, 1].map(|upper| validity(w, i, 2, parts, upper)),
     };
     for upper in 0..2 {
-        let (c, valid) = (&c[upper], valid[upper]);
+        let (sums, valid) = (&c[upper], valid[upper]);
         if half {
             let mut out = [0; 32];
             for lane in 0..32 {
-                let at = 8 * (lane / 4) + lane % 4;
-                out[lane] = round_half(c[at]) | round_half(c[at + 4]) << 16;
+                let row = &sums[lane / 4];
+                out[lane] = round_half(row[lane % 4]) | round_half(row[lane % 4 + 4]) << 16;
             }
             w.set32(i.d[upper], m, valid[0] & valid[1], &out);
         } else {
             let (mut even, mut odd) = ([0; 32], [0; 32]);
             for row in 0..8 {
-                for t in 0..4 {
-                    even[4 * row + t] = canonical(c[8 * row + t]);
-                    odd[4 * row + t] = canonical(c[8 * row + 4 + t]);
-                }
+                let bits = sums[row].map(canonical);
+                even[4 * row..][..4].copy_from_slice(&bits[..4]);
+                odd[4 * row..][..4].copy_from_slice(&bits[4..]);
             }
             w.set32(i.d[2 * upper], m, valid[0], &even);
             w.set32(i.d[2 * upper + 1], m, valid[1], &odd);
         }
     }
     Ok(Flow::Next)
+}
+
+/// A register of B has a column in each row of its tile: turns it into rows of B, a row for each k,
+/// whose columns are in the order of [`PLACE`].
+#[inline(always)]
+fn transpose<const N: usize>(tile: &[f32; N], rows: &mut [Row8]) {
+    let width = N / 8;
+    if !width.is_multiple_of(8) {
+        for (k, row) in rows.iter_mut().enumerate() {
+            for n in 0..8 {
+                row[PLACE[n]] = tile[width * n + k];
+            }
+        }
+        return;
+    }
+    for (first, rows) in (0..).step_by(8).zip(rows.chunks_exact_mut(8)) {
+        let mut columns = [[0.0f32; 8]; 8];
+        for n in 0..8 {
+            columns[PLACE[n]].copy_from_slice(&tile[width * n + first..][..8]);
+        }
+        rows.copy_from_slice(&simd::transpose(&columns));
+    }
+}
+
+/// As a tensor core adds up; rows of A are put together first.
+#[inline(never)]
+fn multiply_exactly<const N: usize, const K: usize>(
+    rule: &Rule,
+    a: &[[f32; N]; 2],
+    b: &[Row8; K],
+    sums: &mut [Row8; 8],
+) {
+    let width = N / 8;
+    let mut rows = [[0.0f32; K]; 8];
+    for (row, elements) in rows.iter_mut().enumerate() {
+        for (part, elements) in elements.chunks_exact_mut(width).enumerate() {
+            elements.copy_from_slice(&a[part][width * row..][..width]);
+        }
+    }
+    simd::multiply_exactly(rule, rows.as_flattened(), b, bytemuck::cast_mut(sums));
 }
 
 /// How a generation adds up these types; `None` where it is to be fast.
@@ -336,23 +353,28 @@ fn rule(mode: MmaMode, spec: Mma, width: usize) -> Option<Rule> {
 
 /// Adds the product of 8 rows of A with B, in the order of k, each step rounded once.
 #[inline(always)]
-fn multiply_rows<const K: usize>(a: &[[f32; K]; 8], b: &[[f32; 8]; K], c: &mut [f32; 64]) {
-    for rows in 0..2 {
-        let mut sums = [[0.0f32; 8]; 4];
-        for row in 0..4 {
-            sums[row].copy_from_slice(&c[8 * (4 * rows + row)..][..8]);
-        }
+fn multiply_rows<const N: usize, const K: usize>(
+    a: &[[f32; N]; 2],
+    b: &[Row8; K],
+    sums: &mut [Row8; 8],
+) {
+    let width = N / 8;
+    for first in [0, 4] {
+        let mut four = [
+            sums[first],
+            sums[first + 1],
+            sums[first + 2],
+            sums[first + 3],
+        ];
         for k in 0..K {
             for row in 0..4 {
-                let factor = a[4 * rows + row][k];
+                let factor = a[k / width][width * (first + row) + k % width];
                 for n in 0..8 {
-                    sums[row][n] = factor.mul_add(b[k][n], sums[row][n]);
+                    four[row][n] = factor.mul_add(b[k][n], four[row][n]);
                 }
             }
         }
-        for row in 0..4 {
-            c[8 * (4 * rows + row)..][..8].copy_from_slice(&sums[row]);
-        }
+        sums[first..][..4].copy_from_slice(&four);
     }
 }
 

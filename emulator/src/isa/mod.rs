@@ -54,6 +54,8 @@
 //!     loops over lanes are vectorised by the compiler, so write them without branches where that is
 //!     natural. Functions they call should be `#[inline(always)]`; then `f32::mul_add` is one `vfmadd`.
 //! * **Approximate** instructions say with `.bound(..)` what they approximate and how well (see `perturb`).
+//! * Rows whose class [computes](Class::computes) touch the registers of their own lanes and nothing else,
+//!   and end with `Flow::Next`: straight lines of them run without being asked for anything in between.
 //! * List the family's `ROWS` in [`FAMILIES`] below.
 
 use crate::ast::Type;

@@ -3,6 +3,7 @@
 //! Bounds and alignment are checked once for all lanes (by the least and the greatest address, and by
 //! the low bits of all); only if that fails are the lanes looked at one by one.
 
+use super::banks::{row, wavefronts};
 use super::global::Allocation;
 use super::order::{COPIES, scope};
 use super::pages::Breach;
@@ -200,87 +201,6 @@ impl Addresses {
         self.least = self.at.iter().copied().min().unwrap_or(0);
         self.greatest = self.at.iter().copied().max().unwrap_or(0);
     }
-}
-
-/// Passes through shared memory for accesses of up to `W` words, and how many there would be
-/// without conflicts. 8 bytes go by half warps, 16 bytes by quarters.
-#[inline(always)]
-pub(crate) fn wavefronts<const W: usize>(offsets: &[u32; 32], mask: u32) -> (u64, u64) {
-    let (width, lanes) = (4 * W as u32, 32 / W);
-    // The usual cases, for the whole warp at once: side by side, or all the same.
-    if mask == u32::MAX {
-        let (mut apart, mut differ) = (0, 0);
-        for lane in 0..32 {
-            apart |= offsets[lane] ^ offsets[0].wrapping_add(lane as u32 * width);
-            differ |= offsets[lane] ^ offsets[0];
-        }
-        if apart == 0 || differ == 0 {
-            return (W as u64, W as u64);
-        }
-    }
-    let mut banks = [0u32; 32];
-    for lane in 0..32 {
-        banks[lane] = 1 << (offsets[lane] / width % lanes as u32);
-    }
-    let (mut total, mut ideal) = (0, 0);
-    for first in (0..32).step_by(lanes) {
-        let active = mask >> first & (u32::MAX >> (32 - lanes));
-        if active != 0 {
-            ideal += 1;
-            // Each lane in a bank of its own, or else it has to be counted.
-            let used = banks[first..first + lanes]
-                .iter()
-                .fold(0, |all, bank| all | bank);
-            total += if active & used == u32::MAX >> (32 - lanes) {
-                1
-            } else {
-                passes::<W>(&offsets[first..first + lanes], active)
-            };
-        }
-    }
-    (total, ideal)
-}
-
-/// Passes for one group of lanes: as many as there are different words in the busiest bank.
-#[inline(always)]
-fn passes<const W: usize>(group: &[u32], active: u32) -> u64 {
-    let banks = 32 / W;
-    let mut first = [u32::MAX; 32];
-    let mut clash = false;
-    for (lane, offset) in group.iter().enumerate() {
-        if active >> lane & 1 != 0 {
-            let unit = offset / (4 * W as u32);
-            let seen = &mut first[unit as usize % banks];
-            clash |= *seen != u32::MAX && *seen != unit;
-            *seen = unit;
-        }
-    }
-    if clash {
-        conflicts::<W>(group, active)
-    } else {
-        1
-    }
-}
-
-#[inline(never)]
-fn conflicts<const W: usize>(group: &[u32], active: u32) -> u64 {
-    let mut units = [u32::MAX; 32];
-    let mut count = 0;
-    for lane in lanes_of(active) {
-        units[count] = group[lane] / (4 * W as u32);
-        count += 1;
-    }
-    let units = &mut units[..count];
-    units.sort_unstable();
-    let mut load = [0; 32];
-    let mut last = None;
-    for unit in units {
-        if last != Some(*unit) {
-            load[*unit as usize % (32 / W)] += 1;
-            last = Some(*unit);
-        }
-    }
-    load.into_iter().max().unwrap_or(1)
 }
 
 impl Warp<'_> {
@@ -568,6 +488,66 @@ impl Warp<'_> {
         fault
     }
 
+    /// Offsets in shared memory of accesses whose address is source operand 0; `wide` if its register has
+    /// 64 bits. Fills in those of all lanes.
+    #[inline(always)]
+    pub(crate) fn shared_offsets(
+        &self,
+        inst: &Inst,
+        wide: bool,
+        access: Access,
+        (mask, bytes): (u32, u32),
+        out: &mut [u32; 32],
+    ) -> Result<(), Box<Fault>> {
+        if mask != u32::MAX || wide || !self.quick_offsets(inst, bytes, out) {
+            *out = self.slow_offsets(inst, wide, access, (mask, bytes))?;
+        }
+        Ok(())
+    }
+
+    /// The offsets of all lanes, from a register of 32 bits; false if something is wrong with one.
+    #[inline(always)]
+    fn quick_offsets(&self, inst: &Inst, bytes: u32, out: &mut [u32; 32]) -> bool {
+        let register = self.register32(inst.s[0]);
+        let base = (inst.imm[0] as u32).wrapping_sub(SHARED_BASE);
+        let (mut greatest, mut bits) = (0, 0);
+        for lane in 0..32 {
+            let offset = register.lanes.0[lane].wrapping_add(base);
+            out[lane] = offset;
+            greatest = offset.max(greatest);
+            bits |= offset;
+        }
+        let last = self.shared.bytes.size().checked_sub(bytes);
+        register.valid == u32::MAX
+            && bits & (bytes - 1) == 0
+            && last.is_some_and(|last| greatest <= last)
+    }
+
+    #[inline(never)]
+    fn slow_offsets(
+        &self,
+        inst: &Inst,
+        wide: bool,
+        access: Access,
+        (mask, bytes): (u32, u32),
+    ) -> Result<[u32; 32], Box<Fault>> {
+        let addresses = self.addresses(inst, 0, 0, wide, mask)?;
+        self.checked_offsets(access, &addresses, (mask, bytes))
+    }
+
+    /// Offsets in shared memory, if the addresses are aligned and in bounds.
+    #[inline(always)]
+    pub(crate) fn checked_offsets(
+        &self,
+        access: Access,
+        addresses: &Addresses,
+        (mask, bytes): (u32, u32),
+    ) -> Result<[u32; 32], Box<Fault>> {
+        self.aligned(space::SHARED, access, addresses, mask, bytes)?;
+        let window = (SHARED_BASE, self.shared.bytes.size());
+        self.offsets(space::SHARED, access, addresses, (mask, bytes), window)
+    }
+
     /// Records accesses to shared memory, and fails if one races.
     #[inline(always)]
     pub(crate) fn touch_shared<const W: usize>(
@@ -577,7 +557,19 @@ impl Warp<'_> {
         mask: u32,
         bytes: u32,
     ) -> Result<(), Box<Fault>> {
-        self.count_shared::<W>(offsets, mask);
+        let row = row(offsets, mask, bytes);
+        self.touch_row::<W>(access, offsets, (mask, bytes, row))
+    }
+
+    /// [`Warp::touch_shared`] where it is known whether the accesses make a [`row`].
+    #[inline(always)]
+    pub(super) fn touch_row<const W: usize>(
+        &mut self,
+        access: Access,
+        offsets: &[u32; 32],
+        (mask, bytes, row): (u32, u32, bool),
+    ) -> Result<(), Box<Fault>> {
+        self.count_shared::<W>(offsets, (mask, row));
         if self.shared.keeps != 0 && access != Access::Read {
             for lane in lanes_of(mask) {
                 if self.shared.kept(offsets[lane], bytes).is_some() {
@@ -585,13 +577,20 @@ impl Warp<'_> {
                 }
             }
         }
-        self.order_shared(access, offsets, mask, bytes)
+        self.order_shared(access, offsets, (mask, bytes, row))
     }
 
     /// Counts passes through shared memory.
     #[inline(always)]
-    pub(super) fn count_shared<const W: usize>(&mut self, offsets: &[u32; 32], mask: u32) {
-        let (passes, ideal) = wavefronts::<W>(offsets, mask);
+    pub(super) fn count_shared<const W: usize>(
+        &mut self,
+        offsets: &[u32; 32],
+        (mask, row): (u32, bool),
+    ) {
+        let (passes, ideal) = match row {
+            true => (W as u64, W as u64),
+            false => wavefronts::<W>(offsets, mask),
+        };
         if let Some(site) = self.counters.site(self.pc) {
             site.shared_wavefronts += passes;
             site.shared_ideal += ideal;
@@ -604,14 +603,13 @@ impl Warp<'_> {
         &mut self,
         access: Access,
         offsets: &[u32; 32],
-        mask: u32,
-        bytes: u32,
+        what: (u32, u32, bool),
     ) -> Result<(), Box<Fault>> {
         if self.launch.checks.race {
             let order = &self.domain.order;
             let who = order.who(self.slot, self.index, self.pc, self.manner);
             let shadow = &mut self.shared.shadow;
-            let found = shadow.touch_lanes(&who, offsets, mask, bytes, touch_of(access));
+            let found = shadow.touch_lanes(&who, offsets, what, touch_of(access));
             if let Some((conflict, lane)) = found {
                 return Err(self.race(access, conflict, lane, offsets[lane]));
             }

@@ -209,12 +209,12 @@ impl Warp<'_> {
         mask: u32,
     ) -> Result<(), Box<Fault>> {
         self.domain.order.synchronising = true;
-        self.count_shared::<2>(offsets, mask);
+        self.count_shared::<2>(offsets, (mask, false));
         self.manner = match access {
             Access::Atomic => scope::BLOCK,
             _ => scope::WEAK,
         };
-        self.order_shared(access, offsets, mask, BYTES)?;
+        self.order_shared(access, offsets, (mask, BYTES, false))?;
         self.manner = scope::WEAK;
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Memory of all state spaces, and what is known about its bytes.
 
 pub(crate) mod access;
+mod banks;
 pub(crate) mod bytes;
 pub(crate) mod defer;
 pub(crate) mod global;

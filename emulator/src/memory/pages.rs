@@ -163,7 +163,7 @@ impl Pages {
         if touch != Touch::Read && (!page.written || page.non_coherent.is_some()) {
             return false;
         }
-        page.shadow.settle(who, lane, offsets[0], bytes, touch)
+        page.shadow.settle::<8>(who, lane, offsets[0], bytes, touch)
     }
 
     /// Whether anything that two workers' blocks did to the same bytes conflicts.

@@ -9,10 +9,12 @@
 //! different ticks, writers of different bytes of a word, readers of several blocks) it forgets in the direction of
 //! silence. Strong reads are checked and not recorded.
 
+mod line;
 mod mark;
 
 use super::access::lanes_of;
 use super::order::{COPIES, Who, inclusive, scope};
+use line::{LINE, Line};
 use mark::Mark;
 
 /// No thread, or more than one.
@@ -63,26 +65,37 @@ impl Record {
     /// if it is told quickly that it conflicts with nothing; otherwise nothing happens.
     #[inline(always)]
     fn settle<const GLOBAL: bool>(&mut self, who: &Who<'_>, mark: Mark, touch: Touch) -> bool {
+        // The same threads read once more since the last write, in the same tick.
+        if touch == Touch::Read && self.read == mark {
+            return true;
+        }
         let near = |tick: u32| !GLOBAL || who.owner(tick) == who.block;
         let floor = u64::from(who.floor) << 32;
-        let old = |mark: Mark| mark.tick() == 0 || mark.0 < floor && near(mark.tick());
+        let old = |mark: Mark| match GLOBAL {
+            // Ticks of floors start at 1: what was never made is below all of them.
+            false => mark.0 < floor,
+            true => mark.tick() == 0 || mark.0 < floor && near(mark.tick()),
+        };
         let own = |other: Mark| other.same_threads(mark) && near(other.tick());
         if !(old(self.write) || own(self.write)) {
             return false;
         }
         match touch {
             Touch::Read if who.strong != scope::WEAK => true,
-            // The same threads read once more, or one of many does: there is nothing new to note.
-            Touch::Read if self.read == mark => true,
+            Touch::Read if old(self.read) => {
+                self.read = mark;
+                self.readers = 1 << (who.warp % 32);
+                self.rpc = who.pc;
+                true
+            }
+            // One of many threads reads once more.
             Touch::Read if self.read == mark.many() => {
                 self.readers |= 1 << (who.warp % 32);
                 true
             }
             Touch::Read => {
                 // Spread in another way, some words would have the same thread and others not.
-                let alike = old(self.read)
-                    || self.read.spread() == mark.spread()
-                    || self.read.thread() == MANY;
+                let alike = self.read.spread() == mark.spread() || self.read.thread() == MANY;
                 if alike {
                     self.read::<GLOBAL>(who, mark);
                 }
@@ -279,7 +292,7 @@ pub(super) fn side_by_side(run: &[u32], bytes: u32) -> bool {
 /// The records of a block's shared memory, or of a page of global memory.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Shadow<const GLOBAL: bool = false> {
-    granules: Vec<Record>,
+    lines: Vec<Line>,
     words: Vec<[Record; 4]>,
     free: Vec<u32>,
 }
@@ -287,25 +300,25 @@ pub(crate) struct Shadow<const GLOBAL: bool = false> {
 impl<const GLOBAL: bool> Shadow<GLOBAL> {
     pub(crate) fn new(size: u32) -> Self {
         Shadow {
-            granules: vec![Record::default(); size.div_ceil(16) as usize],
+            lines: vec![Line::default(); (size as usize).div_ceil(LINE)],
             ..Shadow::default()
         }
     }
 
     pub(crate) fn reset(&mut self) {
-        self.granules.fill(Record::default());
+        self.lines.fill(Line::default());
         self.words.clear();
         self.free.clear();
     }
 
     /// The lanes of `mask` access `bytes` bytes each; finds the first that conflicts, and its lane.
+    /// `row`: all of them, side by side.
     #[inline(always)]
     pub(crate) fn touch_lanes(
         &mut self,
         who: &Who<'_>,
         offsets: &[u32; 32],
-        mask: u32,
-        bytes: u32,
+        (mask, bytes, row): (u32, u32, bool),
         touch: Touch,
     ) -> Option<(Conflict, usize)> {
         let mut left = mask;
@@ -314,31 +327,60 @@ impl<const GLOBAL: bool> Shadow<GLOBAL> {
                 // What two lanes leave behind, all of them would.
                 left = 0b11;
             }
-            for quarter in 0..4 {
-                let run = &offsets[8 * quarter..8 * quarter + 8];
-                if side_by_side(run, bytes)
-                    && self.settle(who, 8 * quarter as u32, run[0], bytes, touch)
-                {
-                    left &= !(0xff << (8 * quarter));
+            if row
+                && offsets[0].is_multiple_of(16)
+                && self.settle::<32>(who, 0, offsets[0], bytes, touch)
+            {
+                return None;
+            }
+            // Pieces of 16 bytes are looked at one by one in any case.
+            if bytes < 16 {
+                for quarter in 0..4 {
+                    let run = &offsets[8 * quarter..8 * quarter + 8];
+                    if side_by_side(run, bytes)
+                        && self.settle::<8>(who, 8 * quarter as u32, run[0], bytes, touch)
+                    {
+                        left &= !(0xff << (8 * quarter));
+                    }
                 }
             }
         }
+        let mark = Mark::new(who.stamp, (who.warp * 32) as u16, 0, 0xf);
         while left != 0 {
             let lane = left.trailing_zeros();
             left &= left - 1;
-            let conflict = self.touch(who, lane, offsets[lane as usize], bytes, touch);
-            if let Some(conflict) = conflict {
+            let offset = offsets[lane as usize];
+            if bytes == 16
+                && let Some(line) = self.lines.get_mut(offset as usize / LINE)
+                && line.settle::<GLOBAL>(who, offset as usize, mark.of_lane(lane), touch)
+            {
+                continue;
+            }
+            if let Some(conflict) = self.touch_slowly(who, lane, offset, bytes, touch) {
                 return Some((conflict, lane as usize));
             }
         }
         None
     }
 
-    /// Eight lanes from `lane` on access `bytes` bytes each, side by side from a multiple of 16: whether
+    /// [`Shadow::touch`] where it is rare.
+    #[inline(never)]
+    fn touch_slowly(
+        &mut self,
+        who: &Who<'_>,
+        lane: u32,
+        offset: u32,
+        bytes: u32,
+        touch: Touch,
+    ) -> Option<Conflict> {
+        self.touch(who, lane, offset, bytes, touch)
+    }
+
+    /// As many lanes from `lane` on access `bytes` bytes each, side by side from a multiple of 16: whether
     /// it was told quickly that this conflicts with nothing. If not, each lane has to be looked at, which
     /// does no harm to what was done already.
     #[inline(always)]
-    pub(super) fn settle(
+    pub(super) fn settle<const LANES: usize>(
         &mut self,
         who: &Who<'_>,
         lane: u32,
@@ -346,28 +388,46 @@ impl<const GLOBAL: bool> Shadow<GLOBAL> {
         bytes: u32,
         touch: Touch,
     ) -> bool {
-        let (first, count) = (offset as usize / 16, bytes as usize / 2);
         let spread = match bytes {
             16 => 0,
             8 => 1,
             _ => 2,
         };
-        let Some(run) = self.granules.get_mut(first..first + count) else {
-            return false;
-        };
         let mut mark = Mark::new(who.stamp, (who.warp * 32 + lane) as u16, spread, 0xf);
-        for record in run {
-            if !record.settle::<GLOBAL>(who, mark, touch) {
+        let (first, count) = (offset as usize, LANES * bytes as usize);
+        if !GLOBAL && first.is_multiple_of(LINE) && count.is_multiple_of(LINE) {
+            let lines = first / LINE..(first + count) / LINE;
+            let Some(lines) = self.lines.get_mut(lines) else {
+                return false;
+            };
+            let mut settled = true;
+            for line in lines {
+                settled &= line.settle_all(who, mark, touch);
+                mark = mark.after(8);
+            }
+            return settled;
+        }
+        for offset in (first..first + count).step_by(16) {
+            let Some(line) = self.lines.get_mut(offset / LINE) else {
+                return false;
+            };
+            if !line.settle::<GLOBAL>(who, offset, mark, touch) {
                 return false;
             }
-            mark.0 += 1 << (16 + spread);
+            mark = mark.after(1);
         }
         true
     }
 
+    /// The record of the granule at `offset`.
+    fn record(&self, offset: u32) -> Option<Record> {
+        let line = self.lines.get(offset as usize / LINE)?;
+        Some(line.record(offset as usize))
+    }
+
     /// The records of the words of the granule at `offset`.
     fn words_at(&self, offset: u32) -> Option<[Record; 4]> {
-        let granule = self.granules.get(offset as usize / 16)?;
+        let granule = self.record(offset)?;
         match granule.is_split() {
             true => self.words.get(granule.readers as usize).copied(),
             false => Some([0, 1, 2, 3].map(|n| granule.word(n))),
@@ -421,7 +481,7 @@ impl<const GLOBAL: bool> Shadow<GLOBAL> {
                 || both(a.write, b.read)
                 || both(b.write, a.read)
         };
-        (0..self.granules.len() as u32 * 16)
+        (0..(self.lines.len() * LINE) as u32)
             .step_by(16)
             .any(
                 |offset| match (self.words_at(offset), other.words_at(offset)) {
@@ -443,15 +503,18 @@ impl<const GLOBAL: bool> Shadow<GLOBAL> {
         bytes: u32,
         touch: Touch,
     ) -> Option<Conflict> {
-        let granule = self.granules.get_mut(offset as usize / 16)?;
+        let line = self.lines.get_mut(offset as usize / LINE)?;
         if bytes == 16 {
             let mark = Mark::new(who.stamp, (who.warp * 32 + lane) as u16, 0, 0xf);
-            if granule.settle::<GLOBAL>(who, mark, touch) {
+            if line.settle::<GLOBAL>(who, offset as usize, mark, touch) {
                 return None;
             }
+            let mut granule = line.record(offset as usize);
             let spread = granule.write.spread() | granule.read.spread();
             if !granule.is_split() && spread == 0 {
-                return granule.touch::<GLOBAL>(who, lane, touch, 0xf);
+                let conflict = granule.touch::<GLOBAL>(who, lane, touch, 0xf);
+                line.set_record(offset as usize, granule);
+                return conflict;
             }
         }
         self.touch_words(who, lane, offset, bytes, touch)
@@ -465,7 +528,8 @@ impl<const GLOBAL: bool> Shadow<GLOBAL> {
         bytes: u32,
         touch: Touch,
     ) -> Option<Conflict> {
-        let granule = self.granules.get_mut(offset as usize / 16)?;
+        let line = self.lines.get_mut(offset as usize / LINE)?;
+        let mut granule = line.record(offset as usize);
         if !granule.is_split() {
             let words = [0, 1, 2, 3].map(|n| granule.word(n));
             let index = match self.free.pop() {
@@ -478,11 +542,12 @@ impl<const GLOBAL: bool> Shadow<GLOBAL> {
                     self.words.len() as u32 - 1
                 }
             };
-            *granule = Record {
+            granule = Record {
                 write: SPLIT,
                 readers: index,
                 ..Record::default()
             };
+            line.set_record(offset as usize, granule);
         }
         let index = granule.readers;
         let words = self.words.get_mut(index as usize)?;
@@ -497,7 +562,7 @@ impl<const GLOBAL: bool> Shadow<GLOBAL> {
             }
         }
         if bytes == 16 && touch == Touch::Write {
-            *granule = words[0];
+            line.set_record(offset as usize, words[0]);
             self.free.push(index);
         }
         None

@@ -1,6 +1,7 @@
 //! The loads and stores themselves, per space.
 
 use super::access::{Addresses, Words, each_lane, lanes_of, space, space_name};
+use super::banks::row;
 use super::{LOCAL_BASE, SHARED_BASE, Window};
 use crate::violation::{Access, Fault, Kind};
 use crate::warp::Warp;
@@ -30,34 +31,11 @@ impl Warp<'_> {
     ) -> Result<(), Box<Fault>> {
         let bytes = if W > 1 { 4 * W as u32 } else { bytes };
         self.aligned(SPACE, Access::Read, addresses, mask, bytes)?;
-        // Lanes of which not every byte is initialised.
-        let mut doubtful = 0;
         let mut low = [0; 32];
         match SPACE {
             space::SHARED => {
-                let window = (SHARED_BASE, self.shared.bytes.size());
-                let offsets =
-                    self.offsets(SPACE, Access::Read, addresses, (mask, bytes), window)?;
-                self.touch_shared::<W>(Access::Read, &offsets, mask, bytes)?;
-                let memory = &self.shared.bytes;
-                if let Some(first) = row(&offsets, mask, bytes)
-                    && let Some(row) = memory.row(first, 32 * W)
-                {
-                    out.words.as_flattened_mut().copy_from_slice(row);
-                    return Ok(());
-                }
-                each_lane(mask, |lane| {
-                    let at = offsets[lane];
-                    out.words[lane] = memory.words(at & !3);
-                    doubtful |= u32::from(!memory.initialised(at, bytes)) << lane;
-                });
-                for lane in lanes_of(doubtful) {
-                    if self.shared.keeps != 0 {
-                        self.not_kept(Access::Read, offsets[lane], bytes, lane)?;
-                    }
-                    clear(out, lane, |n| memory.initialised(offsets[lane] + 4 * n, 4));
-                }
-                low = offsets;
+                let offsets = self.checked_offsets(Access::Read, addresses, (mask, bytes))?;
+                return self.read_shared(&offsets, mask, bytes, out);
             }
             space::LOCAL => {
                 let window = (
@@ -112,12 +90,86 @@ impl Warp<'_> {
             self.garble(addresses, mask, bytes, out);
         }
         if bytes < 4 {
-            for lane in 0..32 {
-                out.words[lane][0] =
-                    out.words[lane][0] >> (low[lane] % 4 * 8) & ((1 << (bytes * 8)) - 1);
-            }
+            narrow(out, &low, bytes);
         }
         Ok(())
+    }
+
+    /// Loads from offsets in shared memory that are aligned and in bounds.
+    #[inline(always)]
+    pub(crate) fn read_shared<const W: usize>(
+        &mut self,
+        offsets: &[u32; 32],
+        mask: u32,
+        bytes: u32,
+        out: &mut Words<W>,
+    ) -> Result<(), Box<Fault>> {
+        let bytes = if W > 1 { 4 * W as u32 } else { bytes };
+        let row = row(offsets, mask, bytes);
+        self.touch_row::<W>(Access::Read, offsets, (mask, bytes, row))?;
+        let memory = &self.shared.bytes;
+        if row && let Some(row) = memory.row(offsets[0], 32 * W) {
+            out.words.as_flattened_mut().copy_from_slice(row);
+            return Ok(());
+        }
+        // Lanes of which not every byte is initialised.
+        let mut doubtful = 0;
+        each_lane(mask, |lane| {
+            let at = offsets[lane];
+            out.words[lane] = memory.words(at & !3);
+            doubtful |= u32::from(!memory.initialised(at, bytes)) << lane;
+        });
+        for lane in lanes_of(doubtful) {
+            if self.shared.keeps != 0 {
+                self.not_kept(Access::Read, offsets[lane], bytes, lane)?;
+            }
+            clear(out, lane, |n| memory.initialised(offsets[lane] + 4 * n, 4));
+        }
+        if bytes < 4 {
+            narrow(out, offsets, bytes);
+        }
+        Ok(())
+    }
+
+    /// Stores to offsets in shared memory that are aligned and in bounds.
+    #[inline(always)]
+    pub(crate) fn write_shared<const W: usize>(
+        &mut self,
+        offsets: &[u32; 32],
+        mask: u32,
+        bytes: u32,
+        data: &Words<W>,
+    ) -> Result<(), Box<Fault>> {
+        let bytes = if W > 1 { 4 * W as u32 } else { bytes };
+        let valid = data.valid.iter().fold(mask, |all, valid| all & valid) == mask;
+        let row = row(offsets, mask, bytes);
+        self.touch_row::<W>(Access::Write, offsets, (mask, bytes, row))?;
+        if self.domain.order.synchronising {
+            self.overwrite_lanes(offsets, mask, bytes);
+        }
+        let memory = &mut self.shared.bytes;
+        if valid && row && memory.set_row(offsets[0], data.words.as_flattened()) {
+            return Ok(());
+        }
+        each_lane(mask, |lane| {
+            let at = offsets[lane];
+            if bytes >= 4 {
+                memory.set_words(at, data.words[lane]);
+            } else {
+                memory.set_part(at, bytes, data.words[lane][0]);
+            }
+            each_part(data, valid, lane, bytes, |n, bytes, valid| {
+                memory.mark(at + 4 * n, bytes, valid);
+            });
+        });
+        Ok(())
+    }
+
+    /// Tells strong accesses what plain stores to shared memory change.
+    #[cold]
+    fn overwrite_lanes(&mut self, offsets: &[u32; 32], mask: u32, bytes: u32) {
+        let at = offsets.map(|offset| u64::from(offset) + u64::from(SHARED_BASE));
+        self.overwrite(Window::Shared, &Addresses::new(at, mask), mask, bytes);
     }
 
     /// Stores `bytes` bytes per lane: 1, 2, or all of the `W` words.
@@ -134,29 +186,8 @@ impl Warp<'_> {
         let valid = data.valid.iter().fold(mask, |all, valid| all & valid) == mask;
         match SPACE {
             space::SHARED => {
-                let window = (SHARED_BASE, self.shared.bytes.size());
-                let offsets =
-                    self.offsets(SPACE, Access::Write, addresses, (mask, bytes), window)?;
-                self.touch_shared::<W>(Access::Write, &offsets, mask, bytes)?;
-                self.overwrite(Window::Shared, addresses, mask, bytes);
-                let memory = &mut self.shared.bytes;
-                if valid
-                    && let Some(first) = row(&offsets, mask, bytes)
-                    && memory.set_row(first, data.words.as_flattened())
-                {
-                    return Ok(());
-                }
-                each_lane(mask, |lane| {
-                    let at = offsets[lane];
-                    if bytes >= 4 {
-                        memory.set_words(at, data.words[lane]);
-                    } else {
-                        memory.set_part(at, bytes, data.words[lane][0]);
-                    }
-                    each_part(data, valid, lane, bytes, |n, bytes, valid| {
-                        memory.mark(at + 4 * n, bytes, valid);
-                    });
-                });
+                let offsets = self.checked_offsets(Access::Write, addresses, (mask, bytes))?;
+                self.write_shared(&offsets, mask, bytes, data)?;
             }
             space::LOCAL => {
                 let window = (
@@ -262,14 +293,13 @@ impl Warp<'_> {
     }
 }
 
-/// Where a warp's accesses start, if all its lanes make one to whole words, side by side.
+/// Cuts the bytes that were asked for out of each lane's word.
 #[inline(always)]
-fn row(offsets: &[u32; 32], mask: u32, bytes: u32) -> Option<u32> {
-    let mut wrong = !mask | u32::from(bytes < 4);
-    for (lane, offset) in offsets.iter().enumerate() {
-        wrong |= *offset ^ offsets[0].wrapping_add(lane as u32 * bytes);
+fn narrow<const W: usize>(out: &mut Words<W>, offsets: &[u32; 32], bytes: u32) {
+    for lane in 0..32 {
+        let word = &mut out.words[lane][0];
+        *word = *word >> (offsets[lane] % 4 * 8) & ((1 << (bytes * 8)) - 1);
     }
-    (wrong == 0).then_some(offsets[0])
 }
 
 fn space_of(window: Window) -> u8 {

@@ -20,6 +20,18 @@ impl Mark {
         Mark(self.0 | u64::from(strong) << 6 | u64::from(atomic) << 8)
     }
 
+    /// The mark of the `n`-th 16 bytes behind, if what they were accessed with lies side by side.
+    #[inline(always)]
+    pub(super) fn after(self, n: u64) -> Mark {
+        Mark(self.0 + (n << (16 + self.spread())))
+    }
+
+    /// The mark of another lane, if this is that of lane 0.
+    #[inline(always)]
+    pub(super) fn of_lane(self, lane: u32) -> Mark {
+        Mark(self.0 + (u64::from(lane) << 16))
+    }
+
     #[inline(always)]
     pub(super) fn tick(self) -> u32 {
         (self.0 >> 32) as u32

@@ -170,7 +170,8 @@ fn rows_are_as_their_lanes() {
             let warp = random.below(2) as usize;
             let bytes = [4, 8, 16][random.below(3) as usize];
             let touch = [Touch::Read, Touch::Write][random.below(2) as usize];
-            let first = 16 * random.below(4) as u32;
+            // At the start of a line, or not.
+            let first = [0, 16, 48, 128][random.below(4) as usize];
             let (stride, shift) = match random.below(6) {
                 0 => (0, 0),
                 1 => (2 * bytes, 0),
@@ -184,7 +185,8 @@ fn rows_are_as_their_lanes() {
                 _ => u32::MAX,
             };
             let who = clocks.who(0, warp, step, 0);
-            let all = rows.touch_lanes(&who, &offsets, mask, bytes, touch);
+            let row = mask == u32::MAX && side_by_side(&offsets, bytes);
+            let all = rows.touch_lanes(&who, &offsets, (mask, bytes, row), touch);
             let each = lanes_of(mask).find_map(|lane| {
                 let found = lanes.touch_words(&who, lane as u32, offsets[lane], bytes, touch);
                 found.map(|conflict| (conflict, lane))
