@@ -106,6 +106,11 @@ const EQUIVALENT: &[(&str, &str, &str)] = &[
         "two's complement does not know of signs",
     ),
     (
+        "set.<cmp>",
+        ": type 1 as b16",
+        "of bits there is equality alone, which does not look at signs",
+    ),
+    (
         "cvt.<rnd>.u8",
         ": flag sat",
         "floats become integers with saturation in any case",

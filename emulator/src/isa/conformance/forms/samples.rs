@@ -13,17 +13,19 @@ pub(super) fn columns(opcode: &str, sources: &[(Type, u32)]) -> Vec<Vec<u64>> {
     let rows = len(0) * len(1);
     // A predicate or a sign at the end has to meet all of the others.
     let rows = if len(2) <= 8 { rows * len(2) } else { rows };
+    // A few are repeated, so that every lane has each of them in some warp.
+    let (rows, shift) = if rows < 32 { (128, 1) } else { (rows, 0) };
     let at = |k: usize, row: usize| match k {
         0 => row / len(1) % len(0),
         1 => row % len(1),
-        2 if len(2) <= 8 => row / (len(0) * len(1)),
+        2 if len(2) <= 8 => row / (len(0) * len(1)) % len(2),
         k => (row * (2 * k + 3) + row / (9 + 2 * k)) % len(k),
     };
     (0..lists.len())
         .map(|k| {
             (0..rows)
                 .map(|row| {
-                    let value = lists[k][at(k, row)];
+                    let value = lists[k][at(k, row + shift * (row / 32))];
                     let divides = matches!(opcode, "div" | "rem") && k == 1;
                     let is_float = matches!(sources[k].0, Type::F32 | Type::F64);
                     if divides && !is_float && value == 0 {
