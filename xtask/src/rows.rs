@@ -106,6 +106,11 @@ const EQUIVALENT: &[(&str, &str, &str)] = &[
         "two's complement does not know of signs",
     ),
     (
+        "cos",
+        ": flag ftz",
+        "the cosine of a subnormal number is that of zero, and none is subnormal",
+    ),
+    (
         "set.<cmp>",
         ": type 1 as b16",
         "of bits there is equality alone, which does not look at signs",

@@ -155,6 +155,7 @@ static ACTIVE: LazyLock<Option<Mutant>> = LazyLock::new(|| {
 });
 
 /// Whether a row is the one that is wrong, or none is.
+#[cfg(test)]
 pub(crate) fn concerns(row: &'static Row) -> bool {
     // By what it says: a family that is named elsewhere than in the table may be a copy of it.
     let text = |row: &Row| format!("{} {:?} {:?}", row.opcode, row.mods, row.args);
