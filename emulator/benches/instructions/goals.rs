@@ -169,6 +169,14 @@ impl Attention {
             .collect();
         params.extend(counts.iter().flat_map(|n| n.to_le_bytes()));
         params.extend(scale.to_le_bytes());
+        // Pages, biases, masks and their strides: none; a page is one key then.
+        params.extend([0; 11 * 8]);
+        let page: [u32; 4] = [1, u32::MAX, 0, 0];
+        let dims = [Self::DIM; 2];
+        let window = [u32::MAX; 2];
+        let softcap = [0; 2];
+        let rest = page.iter().chain(&dims).chain(&window).chain(&softcap);
+        params.extend(rest.flat_map(|n| n.to_le_bytes()));
         Some(Attention {
             device,
             kernel,
