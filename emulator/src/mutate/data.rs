@@ -207,7 +207,6 @@ fn rounding(site: &Site<'_>, all: &mut Changes) {
         ("rpi", "rzi"),
     ];
     all.push(Kind::Rounding, site.with_one(OTHER));
-    all.push(Kind::Rounding, site.with("ftz", ""));
     all.push(Kind::Rounding, site.with("sat", ""));
 }
 

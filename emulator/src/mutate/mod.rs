@@ -82,7 +82,7 @@ pub enum Kind {
     Constant,
     /// Registers of a fragment or vector change places; a matrix is transposed.
     Fragment,
-    /// Rounds to the other side, flushes no denormals, or does not saturate.
+    /// Rounds to the other side, or does not saturate.
     Rounding,
     /// Reads an operand as another type: signed as unsigned, f16 as bf16.
     Type,
