@@ -219,7 +219,7 @@ fn slope_label(x: &Axis, y: &Axis, [from, to]: [f64; 2], bandwidth: f64, launch:
 /// At the foot of the line from the point, where no roof is, on the side that has room.
 fn launch_label(x: &Axis, intensity: f64, speed: f64, unit: &str) -> Markup {
     let cx = x.at(intensity);
-    let left = cx > WIDTH - RIGHT - 175.0;
+    let left = cx > WIDTH - RIGHT - 210.0;
     let (at, anchor) = if left {
         (cx - 9.0, "end")
     } else {
