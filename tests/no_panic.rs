@@ -7,7 +7,9 @@ use std::sync::LazyLock;
 
 use common::device;
 use half::bf16;
-use infer_kernels::attention::prefill::{HeadShape, Kv, PrefillArgs, PrefillPlan, PrefillProblem};
+use infer_kernels::attention::prefill::{
+    HeadShape, Kv, Mask, PageTable, PrefillArgs, PrefillPlan, PrefillProblem, SoftCap, Window,
+};
 use infer_kernels::attention::{CuSeqLens, SeqLens};
 use infer_kernels::reference::HostTensor;
 use infer_kernels::{DType, Device, Region, StatusReport, StatusWord};
@@ -91,13 +93,27 @@ proptest! {
         batch in size(),
         max_seqlen_q in size(),
         scale in any::<f32>(),
-        flags in any::<[bool; 3]>(),
+        flags in any::<[bool; 6]>(),
         total in [size(), size()],
+        v_dim in prop::option::of(size()),
+        page_size in prop::option::of(size()),
+        sides in [prop::option::of(size()), prop::option::of(size())],
+        cap in prop::option::of((any::<bool>(), prop_oneof![Just(30.0), any::<f32>()])),
     ) {
         let heads = HeadShape { query, kv, dim };
+        let [left, right] = sides;
         let mut problem = PrefillProblem::new(dtype, heads, batch, max_seqlen_q)
             .causal(flags[0])
-            .lse(flags[1]);
+            .lse(flags[1])
+            .window(Window { left, right })
+            .softcap(cap.map(|(exact, cap)| if exact { SoftCap::Exact(cap) } else { SoftCap::Approx(cap) }))
+            .alibi(flags[3])
+            .sinks(flags[4])
+            .mask(flags[5])
+            .v_dim(v_dim.unwrap_or(dim));
+        if let Some(page_size) = page_size {
+            problem = problem.paged(page_size);
+        }
         if flags[2] {
             problem.scale = scale;
         }
@@ -134,6 +150,78 @@ proptest! {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+
+    /// Pages, tables and masks of any shape over a little memory, with anything in them: refused, or
+    /// run without a violation.
+    #[test]
+    fn runs_on_pages(
+        kv in 1usize..3,
+        batch in 0usize..4,
+        page_size in 1usize..5,
+        max_seqlen_q in 0usize..9,
+        strange in prop::option::of((0usize..3, [size(), size(), size(), size()], [stride(), stride(), stride(), stride()])),
+        numbers in vec(prop_oneof![4 => -1i32..9, 1 => any::<i32>()], 40),
+        flags in any::<[bool; 4]>(),
+        left in prop::option::of(0usize..9),
+    ) {
+        let stream = DEVICE.stream();
+        let heads = HeadShape { query: 2 * kv, kv, dim: 64 };
+        let window = Window { left, right: None };
+        let problem = PrefillProblem::new(DType::BF16, heads, batch, max_seqlen_q)
+            .paged(page_size)
+            .causal(flags[0])
+            .window(window)
+            .mask(flags[1]);
+        let plan = PrefillPlan::new(&DEVICE, &problem).unwrap();
+        let input = stream.alloc::<bf16>(4 * 4 * 2 * 64).unwrap();
+        let mut out = stream.alloc::<bf16>(6 * 4 * 64).unwrap();
+        let status = StatusWord::new(&stream).unwrap();
+        let numbers = stream.upload(&numbers).unwrap();
+        let bits = stream.alloc::<u8>(30).unwrap();
+
+        let pool = |which: usize| match strange {
+            Some((at, shape, strides)) if at == which => input.region().strided(0, shape, strides),
+            _ => input.tensor([3, page_size, kv, 64]),
+        };
+        let table = match strange {
+            Some((2, [rows, entries, ..], [row, entry, ..])) => {
+                numbers.region().strided(0, [rows, entries], [row, entry])
+            }
+            _ => numbers.region().strided(20, [batch, 4], [5, 1]),
+        };
+        let (Ok(k), Ok(v), Ok(table)) = (pool(0), pool(1), table) else {
+            return Ok(());
+        };
+        let vector = |from: usize, len: usize| numbers.region().strided(from, [len], [1]).unwrap();
+        let pages = match flags[2] {
+            true => PageTable::Csr { indptr: vector(0, batch + 1), pages: vector(20, 20) },
+            false => PageTable::Rows(table),
+        };
+        let kv = Kv::Paged { k, v, pages, seqlens: vector(5, batch) };
+        let q = input.tensor([6, heads.query, 64]).unwrap();
+        let mut args = PrefillArgs::new(
+            q,
+            kv,
+            out.tensor_mut([6, heads.query, 64]).unwrap(),
+            CuSeqLens::Device(vector(10, batch + 1)),
+            &status,
+        );
+        if flags[1] {
+            args = args.mask(Mask {
+                bits: bits.tensor([30]).unwrap(),
+                offsets: vector(15, batch + 1),
+            });
+        }
+        match plan.run(&stream, args) {
+            Err(infer_kernels::attention::prefill::PrefillError::Device(error)) => {
+                prop_assert!(false, "the launch failed: {error:?}");
+            }
+            Ok(()) => {
+                let _ = status.read().unwrap();
+            }
+            Err(_) => {}
+        }
+    }
 
     /// Operands of any shape over a little memory, with any offsets on the device: refused, or run
     /// without a violation.

@@ -6,10 +6,15 @@
 
 mod common;
 
-use common::{Arrangement, Case, Lengths, device, in_parallel};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use common::spec::{LEVELS, Source, Spec};
+use common::{Arrangement, Case, Lengths, Pages, Table, device, in_parallel, seeds};
 use half::bf16;
 use infer_kernels::attention::prefill::HeadShape;
-use infer_kernels::{Offence, StatusReport};
+use infer_kernels::ptx_emulator::Config;
+use infer_kernels::{DType, Device, Offence, StatusReport};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -56,6 +61,69 @@ fn each_offence_is_reported_with_its_sequence() {
     assert_eq!(both.first(), Some((Offence::SeqLensQ, 1)));
 }
 
+/// Two sequences of 5 and 9 keys on pages of 4, and a mask: one number wrong at a time.
+#[test]
+fn each_offence_of_pages_and_masks_is_reported_with_its_sequence() {
+    type Change = fn(&mut Case<bf16>);
+    fn pages(case: &mut Case<bf16>) -> &mut Pages {
+        case.pages.as_mut().expect("the keys are in pages")
+    }
+    fn table(case: &mut Case<bf16>) -> (&mut Vec<i32>, &mut Vec<u32>) {
+        match &mut pages(case).table {
+            Table::Csr { indptr, entries } => (indptr, entries),
+            Table::Rows { .. } => panic!("the table is a list"),
+        }
+    }
+    let changes: [(Change, Option<(Offence, u64)>); 11] = [
+        (|_| (), None),
+        (
+            |case| pages(case).seqlens[1] = -1,
+            Some((Offence::SeqLensK, 1)),
+        ),
+        (
+            |case| pages(case).seqlens[0] = i32::MAX,
+            Some((Offence::SeqLensK, 0)),
+        ),
+        (|case| table(case).0[2] -= 4, Some((Offence::PageRange, 1))),
+        (|case| table(case).0[2] = 99, Some((Offence::PageRange, 1))),
+        (|case| table(case).0[0] = -1, Some((Offence::PageRange, 0))),
+        // The third page of the second sequence, and one that the first has no need of.
+        (
+            |case| {
+                let at = table(case).0[1] as usize + 2;
+                table(case).1[at] = 1000;
+            },
+            Some((Offence::PageId, 1)),
+        ),
+        (
+            |case| {
+                let at = table(case).0[0] as usize;
+                table(case).1[at] = u32::MAX;
+            },
+            Some((Offence::PageId, 0)),
+        ),
+        (|case| case.mask.offsets[2] = -5, Some((Offence::Mask, 1))),
+        (|case| case.mask.offsets[1] = 0, Some((Offence::Mask, 0))),
+        (|case| case.mask.offsets[2] = 1000, Some((Offence::Mask, 1))),
+    ];
+    let spec = Spec {
+        source: Source::Csr(4),
+        mask: true,
+        ..Spec::of(&LEVELS.map(|_| 0))
+    };
+    for (at, (change, expected)) in changes.into_iter().enumerate() {
+        let mut case: Case<bf16> = spec.typed(2, 1, &Lengths::of(&[3, 4], &[5, 9]));
+        pages(&mut case).filler = 0.5;
+        for operand in [&mut case.k, &mut case.v] {
+            (0..14).for_each(|row| operand.set_row(row, 1.0));
+        }
+        change(&mut case);
+        let outcome = case.run(&device()).unwrap();
+        assert_eq!(outcome.status.first(), expected, "change {at}");
+        case.judge(&outcome).unwrap();
+    }
+}
+
 /// A sequence must not write rows that an earlier offset claims, whatever lies between.
 #[test]
 fn sequences_cannot_be_made_to_write_the_same_rows() {
@@ -63,39 +131,150 @@ fn sequences_cannot_be_made_to_write_the_same_rows() {
     assert!(report.contains(Offence::SeqLensQ) && report.contains(Offence::SeqLenTooLong));
 }
 
-#[test]
-fn garbage_is_survived() {
-    let device = device();
-    let seeds: Vec<u64> = (0..150).collect();
-    in_parallel(&seeds, |&seed| {
-        let rng = &mut StdRng::seed_from_u64(seed);
-        let batch = rng.random_range(1..=6);
-        let mut offsets = || -> Vec<i32> {
-            let mut offsets: Vec<i32> = (0..=batch)
-                .map(|_| rng.random_range(0..=ROWS as i32))
-                .collect();
-            if rng.random_bool(0.7) {
-                offsets.sort_unstable();
-            }
-            for offset in &mut offsets {
-                if rng.random_bool(0.15) {
-                    *offset = match rng.random_range(0..5) {
-                        0 => -1,
-                        1 => i32::MIN,
-                        2 => i32::MAX,
-                        3 => ROWS as i32 + 1,
-                        _ => rng.random(),
-                    };
+/// A small case of any kind, some of whose lengths, page ids and offsets are garbage.
+fn fuzzed(seed: u64) -> Case<bf16> {
+    let rng = &mut StdRng::seed_from_u64(seed);
+    let batch = rng.random_range(1..=5);
+    let mut lengths =
+        |most: usize| -> Vec<usize> { (0..batch).map(|_| rng.random_range(0..=most)).collect() };
+    let lengths = Lengths::of(&lengths(20), &lengths(40));
+    let mut spec = Spec::random(rng);
+    (spec.dtype, spec.ratio, spec.lse) = (DType::BF16, rng.random_range(1..=2), true);
+    let mut case: Case<bf16> = spec.typed(seed, 1, &lengths);
+    // Whatever garbage leads to may count: no NaN.
+    for operand in [&mut case.q, &mut case.k, &mut case.v] {
+        for row in 0..operand.shape[0] {
+            for [_, head, d] in common::indices([1, operand.shape[1], operand.shape[2]]) {
+                let at = operand.at([row, head, d]);
+                if !operand.data[at].is_finite() {
+                    operand.data[at] = bf16::from_f32(rng.random_range(-2.0..2.0));
                 }
             }
-            offsets
-        };
-        let case = case(seed, offsets(), offsets());
-        if let Err(error) = case.check(&device) {
-            panic!(
-                "seed {seed}: {error}\nq {:?}\nk {:?}",
-                case.offsets_q, case.offsets_k
-            );
+        }
+    }
+    case.device_offsets = true;
+    let (rows_q, rows_k) = (case.q.shape[0], case.k.shape[0]);
+    if rng.random_bool(0.4) {
+        corrupt(rng, &mut case.offsets_q, rows_q);
+    }
+    if rng.random_bool(0.4) {
+        let bytes = case.mask.bits.len();
+        corrupt(rng, &mut case.mask.offsets, bytes);
+    }
+    match &mut case.pages {
+        None => corrupt(rng, &mut case.offsets_k, rows_k),
+        Some(pages) => {
+            pages.filler = 0.5;
+            if rng.random_bool(0.5) {
+                corrupt(rng, &mut pages.seqlens, 40);
+            }
+            let pool = pages.pool;
+            let entries = match &mut pages.table {
+                Table::Csr { indptr, entries } => {
+                    if rng.random_bool(0.5) {
+                        corrupt(rng, indptr, entries.len());
+                    }
+                    entries
+                }
+                Table::Rows { entries, .. } => entries,
+            };
+            for entry in entries {
+                if rng.random_bool(0.1) {
+                    *entry = anything(rng, pool) as u32;
+                }
+            }
+        }
+    }
+    case
+}
+
+/// Some numbers become others.
+fn corrupt(rng: &mut StdRng, numbers: &mut [i32], most: usize) {
+    let everything = rng.random_bool(0.3);
+    for number in &mut *numbers {
+        if everything || rng.random_bool(0.25) {
+            *number = anything(rng, most);
+        }
+    }
+    if rng.random_bool(0.3) {
+        numbers.sort_unstable();
+    }
+}
+
+/// A number that is in range, just not, or not at all.
+fn anything(rng: &mut StdRng, most: usize) -> i32 {
+    let most = most as i32;
+    match rng.random_range(0..10) {
+        0 => -1,
+        1 => i32::MIN,
+        2 => i32::MAX,
+        3 => most,
+        4 => most + 1,
+        5 => rng.random(),
+        6 => 1 << rng.random_range(0..31),
+        _ => rng.random_range(0..=most),
+    }
+}
+
+/// Numbers that stay as they are: nothing is followed out of bounds, and result and status word are
+/// as the reference says.
+#[test]
+fn garbage_is_survived_and_reported() {
+    let device = device();
+    let seeds: Vec<u64> = seeds(0..350).collect();
+    let offences = Mutex::new(BTreeMap::new());
+    in_parallel(&seeds, |&seed| {
+        let case = fuzzed(seed);
+        let outcome = case
+            .run(&device)
+            .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        for offence in outcome.status.offences() {
+            *offences.lock().unwrap().entry(offence).or_insert(0) += 1;
+        }
+        if let Err(error) = case.judge(&outcome) {
+            let of = |status: StatusReport| status.offences().collect::<Vec<_>>();
+            let (got, expected) = (of(outcome.status), of(case.exact().status));
+            panic!("seed {seed}: {error}\n{got:?}, expected {expected:?}\n{case:#?}");
+        }
+    });
+    let offences = offences.into_inner().unwrap();
+    println!("seeds {:?}: {offences:?}", seeds.first()..seeds.last());
+    assert_eq!(offences.len(), Offence::ALL.len(), "a kind never came up");
+}
+
+/// Numbers that change with every look at them: nothing is followed out of bounds, and nothing is
+/// reported of what cannot have been wrong.
+#[test]
+fn garbage_that_changes_is_survived() {
+    let seeds: Vec<u64> = seeds(0..150).map(|seed| seed + (1 << 32)).collect();
+    let of_a_thread: Vec<&[u64]> = seeds.chunks(25).collect();
+    in_parallel(&of_a_thread, |seeds| {
+        let device = Device::emulator(Config {
+            seed: seeds[0],
+            ..Config::default()
+        });
+        for &seed in *seeds {
+            let mut case = fuzzed(seed);
+            let expected = case.exact().status;
+            case.hostile = true;
+            let outcome = case
+                .run(&device)
+                .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            let paged = case.pages.is_some();
+            for offence in outcome.status.offences() {
+                let possible = match offence {
+                    Offence::SeqLensK => true,
+                    Offence::PageRange | Offence::PageId => paged,
+                    Offence::Mask => case.problem.mask,
+                    _ => expected.contains(offence),
+                };
+                assert!(possible, "seed {seed}: {}", outcome.status);
+            }
+            // Offsets of queries do not change here: different looks at them would be a race.
+            for offence in [Offence::SeqLensQ, Offence::SeqLenTooLong] {
+                let agree = expected.contains(offence) == outcome.status.contains(offence);
+                assert!(agree, "seed {seed}: {} without {offence}", outcome.status);
+            }
         }
     });
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use approx::assert_abs_diff_eq;
-use common::{Arrangement, Case, Lengths, Operand, device};
+use common::{Arrangement, Case, Lengths, Operand, shared_device};
 use half::{bf16, f16};
 use infer_kernels::Float;
 use infer_kernels::attention::prefill::HeadShape;
@@ -39,7 +39,7 @@ fn nothing_to_attend_to<T: Float>() {
             .set_row(row, if row < 3 { 1.0 } else { f64::NEG_INFINITY });
     }
     no_weight.q.set_row(75, 1.0);
-    let outcome = no_weight.run(&device()).unwrap();
+    let outcome = no_weight.run(shared_device()).unwrap();
     no_weight.judge(&outcome).unwrap();
     let dim = HEADS.dim;
     let row = |row: usize| &outcome.out[row * HEADS.query * dim..(row + 1) * HEADS.query * dim];
@@ -67,7 +67,7 @@ fn nan_in_queries_and_keys<T: Float>() {
             if let Some(row) = k_row {
                 case.k.set_row(row, f64::NAN);
             }
-            case.check(&device())
+            case.check(shared_device())
                 .unwrap_or_else(|e| panic!("{q_row:?} {k_row:?} {causal}: {e}"));
             let exact = case.exact();
             let nan = exact.out.iter().filter(|x| x.is_nan()).count();
@@ -88,13 +88,13 @@ fn special_values<T: Float>() {
         let mut case = case::<T>(6, &[33, 5], &[60, 4], false);
         case.problem.scale = 0.02;
         case.v.set_row(17, value);
-        case.check(&device())
+        case.check(shared_device())
             .unwrap_or_else(|error| panic!("{value}: {error}"));
     }
     for value in [f64::INFINITY, f64::NEG_INFINITY] {
         let mut case = case::<T>(7, &[33, 5], &[60, 4], false);
         case.k.set_row(17, value);
-        case.check(&device())
+        case.check(shared_device())
             .unwrap_or_else(|error| panic!("{value}: {error}"));
     }
 }
@@ -117,7 +117,7 @@ fn large_scores_do_not_overflow() {
             case.q.set_row(row, 40.0);
         }
         case.problem.scale = 0.125;
-        case.check(&device()).unwrap();
+        case.check(shared_device()).unwrap();
     }
 }
 
@@ -131,7 +131,7 @@ fn two_keys_by_hand() {
     });
     case.v = Operand::filled([2, 1, 64], Arrangement::Dense, |[row, ..]| 4.0 * row as f64);
     case.problem.scale = 3f32.ln();
-    let outcome = case.run(&device()).unwrap();
+    let outcome = case.run(shared_device()).unwrap();
     for out in outcome.out {
         assert_abs_diff_eq!(f32::from(out), 3.0, epsilon = 0.002);
     }
@@ -177,6 +177,9 @@ fn a_sequence_does_not_feel_its_neighbours() {
             to.data[at] = from.data[from.at(index)];
         }
     }
-    let (alone, batch) = (alone.run(&device()).unwrap(), batch.run(&device()).unwrap());
+    let (alone, batch) = (
+        alone.run(shared_device()).unwrap(),
+        batch.run(shared_device()).unwrap(),
+    );
     assert!(alone.out[..] == batch.out[..alone.out.len()]);
 }

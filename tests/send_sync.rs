@@ -28,6 +28,7 @@ const _: () = {
     send_and_sync::<PrefillProblem>();
     send_and_sync::<PrefillPlan>();
     send_and_sync::<PrefillArgs<'static>>();
+    send_and_sync::<Kv<'static>>();
     error::<DeviceError>();
     error::<PrefillError>();
     error::<SeqLensError>();

@@ -33,12 +33,26 @@ struct Operation {
 }
 
 /// The table: what the tour shows.
-const OPERATIONS: &[Operation] = &[Operation {
-    name: "prefill attention",
-    at: "Llama 3 8B: 32 query heads, 8 kv heads, head dim 128, bf16, causal",
-    steps: prefill::STEPS,
-    run: prefill::run,
-}];
+const OPERATIONS: &[Operation] = &[
+    Operation {
+        name: "prefill attention",
+        at: "Llama 3 8B: 32 query heads, 8 kv heads, head dim 128, bf16, causal",
+        steps: prefill::STEPS,
+        run: prefill::llama_3,
+    },
+    Operation {
+        name: "prefill attention, chunked, from pages",
+        at: "Gemma 2 9B: 16 query heads, 8 kv heads, head dim 256, bf16, soft-cap, window",
+        steps: prefill::STEPS,
+        run: prefill::gemma_2,
+    },
+    Operation {
+        name: "prefill attention, values of another size",
+        at: "DeepSeek-V2: 8 of its heads, dims 192 and 128, bf16, causal",
+        steps: prefill::STEPS,
+        run: prefill::deepseek_v2,
+    },
+];
 
 /// The progress of one operation.
 struct Steps(ProgressBar);

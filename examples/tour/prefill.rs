@@ -1,12 +1,16 @@
-//! Prefill attention of one layer of Llama 3 8B over a ragged batch.
+//! Prefill attention of one layer of a model over a ragged batch.
 
 use std::error::Error;
 
 use half::bf16;
 use infer_kernels::attention::SeqLens;
-use infer_kernels::attention::prefill::{HeadShape, Kv, PrefillArgs, PrefillPlan, PrefillProblem};
+use infer_kernels::attention::prefill::{
+    HeadShape, Kv, KvLayout, PageTable, PrefillArgs, PrefillPlan, PrefillProblem, SoftCap, Window,
+};
 use infer_kernels::reference::HostTensor;
-use infer_kernels::reference::attention::{HostKv, PrefillInputs, prefill, prefill_rounded};
+use infer_kernels::reference::attention::{
+    HostKv, HostPages, PrefillInputs, prefill, prefill_rounded,
+};
 use infer_kernels::reference::tolerance::{Comparison, Rule};
 use infer_kernels::{DType, Device, Float, StatusWord, catalog};
 use rand::SeedableRng;
@@ -18,76 +22,167 @@ use crate::report::{Report, Run};
 
 pub const STEPS: u64 = 5;
 
-const HEADS: HeadShape = HeadShape {
-    query: 32,
-    kv: 8,
-    dim: 128,
-};
-/// Prompts of a batch: 601 tokens, one prompt a single token.
-const LENGTHS: [usize; 5] = [283, 1, 197, 64, 56];
+/// What a layer computes.
+struct Layer {
+    heads: HeadShape,
+    v_dim: usize,
+    /// Queries of each sequence.
+    queries: &'static [usize],
+    /// Keys of each sequence.
+    keys: &'static [usize],
+    options: fn(PrefillProblem) -> PrefillProblem,
+}
 
-pub fn run(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Error>> {
-    steps.next("making operands");
-    let tokens: usize = LENGTHS.iter().sum();
-    let mut rng = StdRng::seed_from_u64(8);
-    let mut normal = |heads: usize| -> Vec<bf16> {
-        let len = tokens * heads * HEADS.dim;
-        StandardNormal
-            .sample_iter(&mut rng)
-            .take(len)
-            .map(|x: f64| bf16::nearest(x))
-            .collect()
+/// Prompts of a batch: 601 tokens, one prompt a single token.
+const PROMPTS: &[usize] = &[283, 1, 197, 64, 56];
+
+pub fn llama_3(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Error>> {
+    let layer = Layer {
+        heads: HeadShape {
+            query: 32,
+            kv: 8,
+            dim: 128,
+        },
+        v_dim: 128,
+        queries: PROMPTS,
+        keys: PROMPTS,
+        options: |problem| problem,
     };
-    let (q, k, v) = (normal(HEADS.query), normal(HEADS.kv), normal(HEADS.kv));
-    let shape_q = [tokens, HEADS.query, HEADS.dim];
-    let shape_kv = [tokens, HEADS.kv, HEADS.dim];
+    run(device, steps, &layer)
+}
+
+/// Chunks of longer prompts, whose earlier keys are in the cache already.
+pub fn gemma_2(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Error>> {
+    let layer = Layer {
+        heads: HeadShape {
+            query: 16,
+            kv: 8,
+            dim: 256,
+        },
+        v_dim: 256,
+        queries: &[90, 1, 64],
+        keys: &[250, 131, 64],
+        options: |problem| {
+            let window = Window::left(127);
+            let softcap = SoftCap::Approx(50.0);
+            problem.paged(16).window(window).softcap(softcap)
+        },
+    };
+    run(device, steps, &layer)
+}
+
+pub fn deepseek_v2(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Error>> {
+    let layer = Layer {
+        heads: HeadShape {
+            query: 8,
+            kv: 8,
+            dim: 192,
+        },
+        v_dim: 128,
+        queries: &[120, 77],
+        keys: &[120, 77],
+        options: |problem| problem,
+    };
+    run(device, steps, &layer)
+}
+
+/// Where each sequence's rows begin, and where the last one's end.
+fn offsets(lengths: &[usize]) -> Vec<i32> {
+    let mut end = 0;
+    let ends = lengths.iter().map(|&length| {
+        end += length as i32;
+        end
+    });
+    std::iter::once(0).chain(ends.collect::<Vec<_>>()).collect()
+}
+
+fn run(device: &Device, steps: &Steps, layer: &Layer) -> Result<Report, Box<dyn Error>> {
+    let (HeadShape { query, kv, dim }, v_dim) = (layer.heads, layer.v_dim);
+    let (queries, batch) = (layer.queries.iter().sum(), layer.queries.len());
+    let longest = layer.queries.iter().copied().max().unwrap_or(0);
+    let problem = PrefillProblem::new(DType::BF16, layer.heads, batch, longest);
+    let problem = (layer.options)(problem.v_dim(v_dim).causal(true).lse(true));
+
+    steps.next("making operands");
+    let mut rng = StdRng::seed_from_u64(8);
+    let mut normal = |rows: usize, row: usize| -> Vec<bf16> {
+        let numbers = StandardNormal.sample_iter(&mut rng).take(rows * row);
+        numbers.map(|x: f64| bf16::nearest(x)).collect()
+    };
+    // Pages in no order: the first page of a sequence is the last of its part of the pool.
+    let page = match problem.kv {
+        KvLayout::Ragged => 1,
+        KvLayout::Paged { page_size } => page_size,
+    };
+    let most = layer
+        .keys
+        .iter()
+        .map(|n| n.div_ceil(page))
+        .max()
+        .unwrap_or(0);
+    let table: Vec<u32> = (0..(batch * most) as u32).rev().collect();
+    let (paged, keys) = (problem.kv != KvLayout::Ragged, layer.keys.iter().sum());
+    let rows = if paged { table.len() * page } else { keys };
+    let (q, k, v) = (
+        normal(queries, query * dim),
+        normal(rows, kv * dim),
+        normal(rows, kv * v_dim),
+    );
+    let (shape_q, shape_out) = ([queries, query, dim], [queries, query, v_dim]);
+    let (shape_k, shape_v) = ([rows, kv, dim], [rows, kv, v_dim]);
+    let pool = |[rows, kv, dim]: [usize; 3]| [rows / page, page, kv, dim];
 
     steps.next("loading the kernel");
     let stream = device.stream();
-    let lens = SeqLens::from_lengths(&stream, &LENGTHS)?;
-    let problem = PrefillProblem::new(DType::BF16, HEADS, lens.batch(), lens.max_len())
-        .causal(true)
-        .lse(true);
+    let lens = [layer.queries, layer.keys].map(|lens| SeqLens::from_lengths(&stream, lens));
+    let [lens_q, lens_k] = lens;
+    let (lens_q, lens_k) = (lens_q?, lens_k?);
     let plan = PrefillPlan::new(device, &problem)?;
 
     steps.next("running it");
+    let seqlens: Vec<i32> = layer.keys.iter().map(|&n| n as i32).collect();
     let (q_device, k_device, v_device) =
         (stream.upload(&q)?, stream.upload(&k)?, stream.upload(&v)?);
-    let mut out = stream.alloc::<bf16>(q.len())?;
-    let mut lse = stream.alloc::<f32>(tokens * HEADS.query)?;
+    let (table_device, seqlens_device) = (stream.upload(&table)?, stream.upload(&seqlens)?);
+    let mut out = stream.alloc::<bf16>(queries * query * v_dim)?;
+    let mut lse = stream.alloc::<f32>(queries * query)?;
     let status = StatusWord::new(&stream)?;
     let run = Run::of(device, &stream, || {
-        plan.run(
-            &stream,
-            PrefillArgs::new(
-                q_device.tensor(shape_q)?,
-                Kv::Ragged {
-                    k: k_device.tensor(shape_kv)?,
-                    v: v_device.tensor(shape_kv)?,
-                    seqlens: (&lens).into(),
-                },
-                out.tensor_mut(shape_q)?,
-                &lens,
-                &status,
-            )
-            .lse(lse.tensor_mut([HEADS.query, tokens])?),
-        )
+        let kv = match paged {
+            false => Kv::Ragged {
+                k: k_device.tensor(shape_k)?,
+                v: v_device.tensor(shape_v)?,
+                seqlens: (&lens_k).into(),
+            },
+            true => Kv::Paged {
+                k: k_device.tensor(pool(shape_k))?,
+                v: v_device.tensor(pool(shape_v))?,
+                pages: PageTable::Rows(table_device.tensor([batch, most])?),
+                seqlens: seqlens_device.tensor([batch])?,
+            },
+        };
+        let (q, out) = (q_device.tensor(shape_q)?, out.tensor_mut(shape_out)?);
+        let args = PrefillArgs::new(q, kv, out, &lens_q, &status);
+        plan.run(&stream, args.lse(lse.tensor_mut([query, queries])?))
     })?;
     let (out, lse) = (out.download()?, lse.download()?);
 
     steps.next("the reference in f64");
-    let offsets: Vec<i32> = std::iter::once(0)
-        .chain(LENGTHS.iter().scan(0, |end, &len| {
-            *end += len as i32;
-            Some(*end)
-        }))
-        .collect();
-    let kv = HostKv::Ragged {
-        k: HostTensor::new(&k, shape_kv)?,
-        v: HostTensor::new(&v, shape_kv)?,
-        offsets: &offsets,
+    let (offsets_q, offsets_k) = (offsets(layer.queries), offsets(layer.keys));
+    let kv = match paged {
+        false => HostKv::Ragged {
+            k: HostTensor::new(&k, shape_k)?,
+            v: HostTensor::new(&v, shape_v)?,
+            offsets: &offsets_k,
+        },
+        true => HostKv::Paged {
+            k: HostTensor::new(&k, pool(shape_k))?,
+            v: HostTensor::new(&v, pool(shape_v))?,
+            pages: HostPages::Rows(HostTensor::new(&table, [batch, most])?),
+            seqlens: &seqlens,
+        },
     };
-    let inputs = PrefillInputs::new(HostTensor::new(&q, shape_q)?, kv, &offsets);
+    let inputs = PrefillInputs::new(HostTensor::new(&q, shape_q)?, kv, &offsets_q);
     let exact = prefill(&problem, inputs)?;
 
     steps.next("the reference that rounds as the kernel does");
@@ -107,20 +202,27 @@ pub fn run(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Error>> {
         terms: &exact.lse_terms,
         allowed: &exact.lse_allowed,
     };
+    let [of_k, of_v] = [shape_k, shape_v].map(|shape| match paged {
+        false => format!("{shape:?} bf16"),
+        true => format!("{:?} bf16", pool(shape)),
+    });
     Ok(Report {
         shapes: vec![
-            ("q, out", format!("{shape_q:?} bf16")),
-            ("k, v", format!("{shape_kv:?} bf16")),
-            ("lse", format!("{:?} f32", [HEADS.query, tokens])),
-            ("sequences", format!("{LENGTHS:?} tokens")),
+            ("q", format!("{shape_q:?} bf16")),
+            ("k", of_k),
+            ("v", of_v),
+            ("out", format!("{shape_out:?} bf16")),
+            ("lse", format!("{:?} f32", [query, queries])),
+            ("queries", format!("{:?}", layer.queries)),
+            ("keys", format!("{:?}", layer.keys)),
         ],
         plan: plan.to_string(),
         margins: vec![
-            ("out", out.judge(Rule::ROUNDED.in_rows_of(HEADS.dim))?),
-            ("lse", lse.judge(Rule::truncated(HEADS.dim / 16))?),
+            ("out", out.judge(Rule::ROUNDED.in_rows_of(v_dim))?),
+            ("lse", lse.judge(Rule::truncated(dim / 16))?),
         ],
         status: status.read()?,
-        operand_bytes: plan.operand_bytes(tokens, tokens),
+        operand_bytes: plan.operand_bytes(queries, keys),
         run,
     })
 }

@@ -40,7 +40,8 @@ pub struct Case<T> {
     pub alibi: Vec<f32>,
     pub sinks: Vec<f32>,
     pub mask: Bits,
-    /// Whether indices in device memory change with every look at them. On an emulator of its own.
+    /// Whether indices of keys and masks change with every look at them. On an emulator that nobody
+    /// else uses meanwhile.
     pub hostile: bool,
 }
 
@@ -316,7 +317,11 @@ impl<T: Float> Case<T> {
             let strides = [lse_pitch as i64, 1];
             args.lse = Some(lse.region_mut().strided(0, shape, strides)?);
         }
-        plan.run(&stream, args)?;
+        let ran = plan.run(&stream, args);
+        if self.hostile {
+            device.as_emulator().expect("an emulator").clear_hostile();
+        }
+        ran?;
 
         let laid = Operand {
             data: out.download()?,

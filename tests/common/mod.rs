@@ -28,6 +28,12 @@ pub fn device() -> Device {
     device_with(Config::default())
 }
 
+/// One such device for all that share a process: kernels are loaded once.
+pub fn shared_device() -> &'static Device {
+    static DEVICE: std::sync::LazyLock<Device> = std::sync::LazyLock::new(device);
+    &DEVICE
+}
+
 /// The same, if it is an emulator one that is as `config` says but for the seed.
 pub fn device_with(config: Config) -> Device {
     if let Ok(name) = std::env::var("INFER_KERNELS_DEVICE") {
@@ -69,14 +75,6 @@ impl AnyCase {
             AnyCase::F16(case) => &mut case.problem,
             AnyCase::Bf16(case) => &mut case.problem,
         }
-    }
-
-    pub fn is_supported(&self) -> bool {
-        let problem = match self {
-            AnyCase::F16(case) => &case.problem,
-            AnyCase::Bf16(case) => &case.problem,
-        };
-        problem.supports().is_ok()
     }
 
     pub fn check(&self, device: &Device) -> Result<(Margin, Margin), Box<dyn Error>> {

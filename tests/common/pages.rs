@@ -67,6 +67,8 @@ pub struct Pages {
     pub seqlens: Vec<i32>,
     /// Whether indices are `i32` on the device, else `u32`.
     pub signed: bool,
+    /// What rows without a key hold.
+    pub filler: f64,
 }
 
 /// One of the two tensors over a pool.
@@ -161,23 +163,27 @@ impl Pages {
             table,
             seqlens: lengths.iter().map(|&n| n as i32).collect(),
             signed: rng.random_bool(0.5),
+            filler: f64::NAN,
         }
     }
 
-    /// Keys and values in their pools, everything else NaN. With `Combined` pools of one shape,
+    /// Keys and values in their pools, everything else the filler. With `Combined` pools of one shape,
     /// the values' data is empty: both lie in the keys'.
     pub fn pools<T: Float>(&self, k: &Operand<T>, v: &Operand<T>) -> [Pool<T>; 2] {
-        let shared = self.layout == PoolLayout::Combined && k.shape == v.shape;
         let mut k_pool = self.pool(k, 0);
-        let mut v_pool = self.pool(v, if shared { 1 } else { 0 });
-        if shared {
-            for (to, from) in k_pool.data.iter_mut().zip(&v_pool.data) {
-                if to.to_f64().is_nan() {
-                    *to = *from;
-                }
-            }
-            v_pool.data.clear();
+        if self.layout != PoolLayout::Combined || k.shape != v.shape {
+            return [k_pool, self.pool(v, 0)];
         }
+        let mut v_pool = self.pool(v, 1);
+        let page = self.page_size * k.shape[1] * k.shape[2];
+        let halves = k_pool
+            .data
+            .chunks_mut(page.max(1))
+            .zip(v_pool.data.chunks(page.max(1)));
+        for (values, from) in halves.skip(1).step_by(2) {
+            values.copy_from_slice(from);
+        }
+        v_pool.data.clear();
         [k_pool, v_pool]
     }
 
@@ -190,7 +196,7 @@ impl Pages {
             1
         };
         let mut pool = Pool {
-            data: vec![T::nearest(f64::NAN); self.pool * halves * page],
+            data: vec![T::nearest(self.filler); self.pool * halves * page],
             offset: half * page,
             shape: [self.pool, self.page_size, heads, dim],
             strides: [halves * page, row, head, 1].map(|stride| stride as i64),

@@ -5,5 +5,6 @@
 mod common;
 mod device;
 mod operand;
+mod options;
 mod prefill;
 mod setup;

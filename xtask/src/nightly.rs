@@ -58,6 +58,18 @@ const PARTS: &[Part] = &[
         steps: |_| Ok(random_cases("prefill_random", "random_cases", 8)),
     },
     Part {
+        name: "prefill-three-wise",
+        about: "prefill attention: every choice for any three of its options, in three models of tensor cores",
+        sources: EMULATED,
+        steps: |_| Ok(three_wise(8)),
+    },
+    Part {
+        name: "prefill-hostile",
+        about: "prefill attention: 20,000 launches on garbage lengths, page ids and offsets",
+        sources: EMULATED,
+        steps: |_| Ok(random_cases("prefill_hostile", "garbage", 10)),
+    },
+    Part {
         name: "driver",
         about: "the prefill suite through cudarc and cust, on the emulator's CUDA driver, on 4 schedules",
         sources: DRIVEN,
@@ -150,6 +162,23 @@ fn random_cases(test: &str, filter: &str, steps: u64) -> Vec<Step> {
         }
     };
     (1..=steps).map(step).collect()
+}
+
+/// Shares of a covering array of strength three.
+fn three_wise(shares: usize) -> Vec<Step> {
+    let step = |share: usize| Step {
+        name: format!("share-{share}"),
+        command: words(
+            "cargo test --release --test prefill_options",
+            Some("options_meet"),
+        ),
+        variables: vec![
+            ("INFER_KERNELS_STRENGTH", "3".to_owned()),
+            ("INFER_KERNELS_SHARE", format!("{share}/{shares}")),
+        ],
+        sources: Vec::new(),
+    };
+    (0..shares).map(step).collect()
 }
 
 /// Steps of as many random tiles for each form and mode of `mma`, of which there are 48.

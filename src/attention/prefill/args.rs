@@ -6,6 +6,19 @@ use crate::tensor::{Tensor, TensorMut};
 
 /// Operands of [`PrefillPlan::run`](super::PrefillPlan::run); shapes are given in
 /// [the module](super). What the plan's options need is given exactly if they are planned.
+///
+/// Operands are borrowed until the launch is enqueued, and freed behind it in the order of the
+/// stream: memory that is gone cannot be handed over.
+/// ```compile_fail,E0505
+/// # use infer_kernels::Stream;
+/// # fn f(stream: &Stream) -> Result<(), Box<dyn std::error::Error>> {
+/// let slopes = stream.upload(&[0.5f32; 4])?;
+/// let alibi = slopes.tensor([4])?;
+/// drop(slopes);
+/// println!("{:#x}", alibi.address());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct PrefillArgs<'a> {
     /// Queries, `[total_q, heads.query, dim]`.

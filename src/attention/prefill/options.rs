@@ -54,7 +54,7 @@ impl fmt::Display for Window {
 pub enum SoftCap {
     /// By the hardware's approximation: a score may be off by `cap · 2⁻¹¹`.
     Approx(f32),
-    /// With no more than the rounding of `f32`, at the price of more instructions.
+    /// To within `cap · 2⁻²⁰`, at the price of more instructions.
     Exact(f32),
 }
 

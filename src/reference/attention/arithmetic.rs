@@ -81,7 +81,7 @@ struct Score {
 impl Exact {
     /// The largest relative error of `tanh.approx.f32`.
     const TANH_APPROX: f64 = 1.0 / 2048.0;
-    /// Of a hyperbolic tangent from an approximate power and reciprocal.
+    /// The largest error of a hyperbolic tangent from an approximate power and reciprocal.
     const TANH_EXACT: f64 = 1.0 / (1u64 << 20) as f64;
     /// Of each of the two operations that add a bias in f32, and then some.
     const BIAS: f64 = 1.0 / (1u64 << 22) as f64;
@@ -94,11 +94,10 @@ impl Exact {
         if let Some(softcap) = keys.softcap {
             let cap = f64::from(softcap.cap());
             value = cap * (plain / cap).tanh();
-            let error = match softcap {
-                SoftCap::Approx(_) => Self::TANH_APPROX,
-                SoftCap::Exact(_) => Self::TANH_EXACT,
+            allowed += match softcap {
+                SoftCap::Approx(_) => Self::TANH_APPROX * value.abs(),
+                SoftCap::Exact(_) => Self::TANH_EXACT * cap,
             };
-            allowed += error * value.abs();
         }
         let bias = f64::from(keys.slope) * position.abs_diff(j as i64) as f64;
         if bias != 0.0 {
@@ -254,13 +253,15 @@ impl Arithmetic for Rounded {
                 }
             }
         }
+        let State { mut m, mut l, o } = state;
+        let mut factor = 1.0;
         if let Some(sink) = keys.sink {
             let sink = sink * std::f32::consts::LOG2_E;
-            state.raise(sink, 1.0);
-            state.l += exp2(sink - state.m);
+            factor = exp2(m - m.max(sink));
+            m = m.max(sink);
+            l = l * factor + exp2(sink - m);
         }
-        let State { m, l, o } = state;
-        let inverse = if l == 0.0 { 0.0 } else { 1.0 / l };
+        let inverse = if l == 0.0 { 0.0 } else { factor / l };
         let rounded = |o: &f32| T::nearest(f64::from(o * inverse)).to_f64();
         Row {
             out: o.iter().map(rounded).collect(),

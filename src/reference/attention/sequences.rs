@@ -33,7 +33,7 @@ impl Sequence {
         i: usize,
     ) -> Vec<usize> {
         let lengths = [self.queries.len(), self.keys.len()];
-        let first_bit = mask.map_or(0, |mask| 8 * mask.offsets[self.index] as usize);
+        let first_bit = mask.map_or(0, |mask| 8 * mask.offsets[self.index].max(0) as usize);
         let unmasked = |j: usize| {
             let bit = first_bit + i * lengths[1] + j;
             mask.is_none_or(|mask| mask.bits[bit / 8] >> (bit % 8) & 1 == 1)
@@ -55,6 +55,9 @@ pub(super) fn sequences<T: Copy>(
     let rows_q = inputs.q.shape()[0];
     let mut sequences = Vec::new();
     let mut status = StatusReport::default();
+    if problem.max_seqlen_q == 0 {
+        return (sequences, status); // Nothing is launched, and nobody looks.
+    }
     // A sequence must not begin before any earlier offset, nor if the first one is negative.
     let mut floor = 0;
     let mut poisoned = false;

@@ -203,7 +203,7 @@ fn pages_that_cannot_be_used_are_absent() {
         pages: &[1, 1],
     };
     let few = paged(few, &[4, 1], 1);
-    assert_eq!(few.out, [2.5]);
+    assert_eq!(few.out, [2.5]); // 2 and 3.
     assert_eq!(few.status.first(), Some((Offence::PageRange, 0)));
 }
 
