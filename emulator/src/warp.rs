@@ -81,6 +81,8 @@ pub(crate) struct Registers {
     pub carry: u32,
     /// Calls that each lane has not come back from; empty as long as there are none.
     pub calls: Vec<Vec<Frame>>,
+    /// Where the local memory ends that the kernel itself has taken, by lane; empty if it has not.
+    pub stack: Vec<u32>,
 }
 
 /// Values that a kernel reads and never writes: their slots come behind those of its registers.

@@ -318,3 +318,128 @@ fn calls_that_cannot_be_bound() {
         assert!(error.contains(message), "{body}: {error}");
     }
 }
+
+#[test]
+fn an_expanded_functions_registers_are_new_in_every_call() {
+    // It keeps a sum in a register that only its first call sets.
+    let function = |first: &str| {
+        format!(
+            ".func (.param .b32 result) keep(.param .b32 n)
+             {{ .reg .pred %p<4>; .reg .b32 %r<20>; .reg .b64 %rd<4>; ld.param.u32 %r1, [n]; setp.ne.u32 %p1, %r1, 0; {first}
+                mov.u32 %r9, 1; add.u32 %r2, %r2, %r9; add.u64 %rd1, %rd1, 1; cvt.u32.u64 %r3, %rd1; add.u32 %r3, %r3, %r2;
+                LOOP: setp.gt.u32 %p2, %r3, 1000; @%p2 bra LOOP; @%p3 add.u32 %r3, %r3, 1;
+                st.param.b32 [result], %r3; ret; }}"
+        )
+    };
+    let body = format!(
+        "{LANE} mov.u32 %r1, 0;
+         L: {{ .param .b32 a; .param .b32 v; st.param.b32 [a], %r1; call (v), keep, (a); ld.param.b32 %r2, [v]; }}
+         add.u32 %r1, %r1, 1; setp.lt.u32 %p0, %r1, 3; @%p0 bra L; st.global.u32 [%d1], %r2;"
+    );
+    let set = "mov.u32 %r2, 4; mov.u64 %rd1, 7; setp.ne.u32 %p3, %r1, %r1;";
+    let guarded = set
+        .replace("mov.", "@!%p1 mov.")
+        .replace("setp.ne.u32 %p3", "@!%p1 setp.ne.u32 %p3");
+    let shape = Shape::threads(32);
+    assert_eq!(words(&function(set), &body, &shape), [13; 32]);
+    // Any one of them that is not set is missed: by the branch, or by the guard.
+    for kept in ["mov.u32 %r2", "mov.u64 %rd1", "setp.ne.u32 %p3"] {
+        let first = set.replace(kept, &format!("@!%p1 {kept}"));
+        match launch(&module(&function(&first), &body), &shape, &[]) {
+            Err(LaunchError::Violation(violation)) => {
+                let uninitialised = matches!(violation.kind, Kind::Uninitialised { .. });
+                assert!(uninitialised, "{kept}: {violation}");
+            }
+            other => panic!("{kept}: {:?}", other.err()),
+        }
+    }
+    // It may be called in one iteration only, or twice in a row.
+    let once = body.replace("%r1, 3;", "%r1, 1;");
+    assert_eq!(words(&function(&guarded), &once, &shape), [13; 32]);
+}
+
+#[test]
+fn alloca_takes_memory_until_its_function_ends() {
+    // `fill` writes `n` words to memory that it takes, adds them up, and is called in a loop; what the
+    // kernel has taken itself stays.
+    let function = ".func (.param .b64 result) fill(.param .b32 n)
+        { .reg .pred %p<4>; .reg .b32 %r<20>; .reg .b64 %rd<20>;
+          ld.param.u32 %r1, [n]; mul.wide.u32 %rd1, %r1, 4; alloca.u64 %rd2, %rd1, 64; and.b64 %rd3, %rd2, 63; mov.u64 %rd4, %rd2; mov.u32 %r2, 0;
+          W: setp.ge.u32 %p1, %r2, %r1; @%p1 bra R; st.local.u32 [%rd4], %r2; add.u64 %rd4, %rd4, 4; add.u32 %r2, %r2, 1; bra W;
+          R: setp.eq.u64 %p1, %rd4, %rd2; @%p1 bra E; sub.u64 %rd4, %rd4, 4; ld.local.u32 %r3, [%rd4]; cvt.u64.u32 %rd5, %r3; add.u64 %rd3, %rd3, %rd5; bra R;
+          E: st.param.b64 [result], %rd3; ret; }";
+    let body = format!(
+        "{LANE} add.u32 %r1, %r0, 1; cvt.u64.u32 %d2, %r1; alloca.u64 %d3, %d2; cvta.local.u64 %d4, %d3; mov.u32 %r9, 7; st.u8 [%d4], %r9; mov.u32 %r3, 0; mov.u32 %r4, 0;
+         L: {{ .param .b32 a; .param .b64 v; st.param.b32 [a], %r3; call (v), fill, (a); ld.param.b64 %d5, [v]; }}
+         cvt.u32.u64 %r5, %d5; add.u32 %r4, %r4, %r5; add.u32 %r3, %r3, 1; setp.lt.u32 %p0, %r3, 40; @%p0 bra L;
+         ld.local.u8 %r6, [%d3]; add.u32 %r4, %r4, %r6; st.global.u32 [%d1], %r4;"
+    );
+    let shape = Shape::threads(32);
+    let total: u32 = (0..40u32).map(|n| n * n.saturating_sub(1) / 2).sum();
+    assert_eq!(words(function, &body, &shape), [total + 7; 32]);
+    // Forty calls that keep it would need more than there is.
+    let mut small = shape.clone();
+    small.config.stack = 512;
+    assert_eq!(words(function, &body, &small), [total + 7; 32]);
+    small.config.stack = 192;
+    let error = launch(&module(function, &body), &small, &[]).err();
+    assert!(
+        format!("{error:?}").contains("stack overflow: alloca of"),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn the_stack_can_be_saved_and_restored() {
+    let body = |restore: &str| {
+        format!(
+            "{LANE} stacksave.u32 %r1; alloca.u32 %r2, 8; mov.u32 %r9, 5; st.local.u32 [%r2], %r9; st.local.u32 [%r2+4], %r0; stacksave.u32 %r3;
+             {restore} alloca.u32 %r4, 16, 16; sub.u32 %r5, %r4, %r2; ld.local.u32 %r6, [%r2+4]; st.global.u32 [%d1], %r5;"
+        )
+    };
+    // Aligned to 16, it comes behind the first one or takes its place.
+    let shape = Shape::threads(32);
+    assert_eq!(words("", &body(""), &shape), [16; 32]);
+    assert_eq!(words("", &body("stackrestore.u32 %r3;"), &shape), [16; 32]);
+    assert_eq!(words("", &body("stackrestore.u32 %r1;"), &shape), [0; 32]);
+    let used = body("stackrestore.u32 %r1;").replace(
+        "ld.local.u32 %r6, [%r2+4];",
+        "ld.local.u32 %r6, [%r2+4]; setp.eq.u32 %p1, %r6, 0; @%p1 bra X; X:",
+    );
+    for (text, part) in [
+        (used, "uninitialised"),
+        (
+            body("add.u32 %r1, %r3, 64; stackrestore.u32 %r1;"),
+            "no stack pointer",
+        ),
+        (
+            body("sub.u32 %r1, %r1, 64; stackrestore.u32 %r1;"),
+            "no stack pointer",
+        ),
+        (
+            body("stackrestore.u32 %r7;"),
+            "the stack pointer is uninitialised",
+        ),
+        (
+            body("alloca.u32 %r2, %r7;"),
+            "the size of an allocation is uninitialised",
+        ),
+    ] {
+        let error = launch(&module("", &text), &shape, &[])
+            .err()
+            .map(|error| error.to_string());
+        assert!(
+            error.as_ref().is_some_and(|error| error.contains(part)),
+            "{part}: {error:?}"
+        );
+    }
+    for wrong in [
+        "alloca.u64 %d2, 8, 3;",
+        "alloca.u64 %d2, 8, 16777216;",
+        "alloca.u64 %d2, 8, 0;",
+    ] {
+        let device = Emulator::new(Config::default());
+        let module = device.load(&module("", wrong)).unwrap();
+        assert!(module.kernel("k").is_err(), "{wrong}");
+    }
+}

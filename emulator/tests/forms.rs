@@ -72,6 +72,50 @@ fn hints_have_no_effect_and_accesses_of_devices_do() {
 }
 
 #[test]
+fn what_is_discarded_is_unknown() {
+    // Each lane discards the first of its two rows of 128 bytes: the other one stays.
+    let body = |then: &str| {
+        format!(
+            "mul.wide.u32 %d3, %r0, 256; add.u64 %d3, %in, %d3; discard.global.L2 [%d3], 128; discard.L2 [%d3], 128;
+             ld.global.u32 %r1, [%d3+{then}"
+        )
+    };
+    let input = bytes(&(0..2048).collect::<Vec<u32>>());
+    let go = |body: &str| format!("{LANE} {body}");
+    let kept = go(&body("128]; st.global.u32 [%d1], %r1;"));
+    let expected: Vec<u32> = (0..32).map(|n| 64 * n + 32).collect();
+    assert_eq!(run(&kept, &Shape::threads(32), &input).words(), expected);
+    for offset in [0, 4, 124] {
+        let used = go(&body(&format!(
+            "{offset}]; setp.eq.u32 %p1, %r1, 0; @%p1 bra E; E:"
+        )));
+        let found = kind(&used, &Shape::threads(32), &input);
+        assert!(matches!(found, Kind::Uninitialised { .. }), "{found}");
+    }
+    // It is a weak write: it races, and it has to be in bounds and aligned.
+    let found = kind(
+        &go("discard.global.L2 [%in], 128;"),
+        &Shape::threads(64),
+        &input,
+    );
+    assert!(matches!(found, Kind::GlobalRace { .. }), "{found}");
+    let one = Shape::threads(1);
+    let found = kind(&go("discard.global.L2 [%in+64], 128;"), &one, &input);
+    assert!(
+        matches!(found, Kind::Misaligned { bytes: 128, .. }),
+        "{found}"
+    );
+    let found = kind(&go("discard.global.L2 [%in+8192], 128;"), &one, &input);
+    assert!(matches!(found, Kind::OutOfBounds { .. }), "{found}");
+    let found = kind(
+        &go("cvta.shared.u64 %d3, 1024; discard.L2 [%d3], 128;"),
+        &one,
+        &input,
+    );
+    assert!(matches!(found, Kind::WrongSpace { .. }), "{found}");
+}
+
+#[test]
 fn the_number_of_the_grid_has_64_bits() {
     let body = "mov.u64 %d3, %gridid; mov.u32 %r1, %gridid; mov.b64 {%r2, %r3}, %d3; sub.u32 %r1, %r1, %r2;
         or.b32 %r1, %r1, %r3; st.global.u32 [%d1], %r1;";

@@ -185,6 +185,24 @@ struct Stretch {
     alive: Set,
 }
 
+/// The registers that might be read before they are written.
+pub(super) fn unwritten(
+    drafts: &[Draft],
+    counts: [u32; 3],
+    tables: &[Vec<u32>],
+) -> Vec<(Bank, u32)> {
+    let numbering = Numbering::new(counts);
+    let stretches = analyse(drafts, &numbering, tables);
+    let mut found = Vec::new();
+    if let Some(first) = stretches.first() {
+        first.alive.each(|id| {
+            let bank = [Bank::B32, Bank::B64, Bank::Pred][numbering.bank(id)];
+            found.push((bank, (id - numbering.first[bank as usize]) as u32));
+        });
+    }
+    found
+}
+
 /// The slot of each register, and how many slots each bank needs.
 fn share(
     drafts: &[Draft],

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::allocate::allocate;
 use super::call::{Frame, Outline};
 use super::graph;
+use super::renew::Expansion;
 use super::scope::{Changing, Scopes, Symbol};
 use super::{
     About, Bank, Draft, LoadError, ModuleSymbols, Parameter, Place, Program, Site, align_of,
@@ -23,9 +24,9 @@ pub(super) struct Binder<'a> {
     pub(super) module: &'a ast::Module,
     pub(super) sm: u32,
     pub(super) scopes: Scopes,
-    drafts: Vec<Draft>,
+    pub(super) drafts: Vec<Draft>,
     /// Position of each label.
-    labels: Vec<Option<u32>>,
+    pub(super) labels: Vec<Option<u32>>,
     constants: Constants,
     known: HashMap<(Bank, u64), u32>,
     shared: u32,
@@ -38,7 +39,11 @@ pub(super) struct Binder<'a> {
     /// Where `ret` of the function being expanded goes.
     pub(super) return_to: Option<u32>,
     communicates: bool,
-    tables: Vec<Vec<u32>>,
+    /// Whether it has `alloca`.
+    stacks: bool,
+    pub(super) tables: Vec<Vec<u32>>,
+    /// Functions that were expanded.
+    pub(super) expansions: Vec<Expansion>,
     /// Functions with a place of their own, and calls of them.
     pub(super) outlines: Vec<Outline>,
     pub(super) sites: Vec<Site>,
@@ -74,7 +79,9 @@ impl<'a> Binder<'a> {
             depth: 0,
             return_to: None,
             communicates: false,
+            stacks: false,
             tables: Vec::new(),
+            expansions: Vec::new(),
             outlines: Vec::new(),
             sites: Vec::new(),
             frame: None,
@@ -137,18 +144,8 @@ impl<'a> Binder<'a> {
         max_threads: Option<u32>,
         required_block: Option<[u32; 3]>,
     ) -> Result<Program, LoadError> {
-        let at = |label: u32| self.labels.get(label as usize).copied().flatten();
-        for draft in &mut self.drafts {
-            let lost = || LoadError::new(draft.about.line, "", "the label has no place");
-            if let Some(label) = draft.label {
-                draft.inst.target = at(label).ok_or_else(lost)?;
-            }
-            if !draft.labels.is_empty() {
-                let table = draft.labels.iter().map(|label| at(*label).ok_or_else(lost));
-                draft.inst.aux = self.tables.len() as u64;
-                self.tables.push(table.collect::<Result<_, _>>()?);
-            }
-        }
+        self.resolve()?;
+        self.renew()?;
         let counts = [Bank::B32, Bank::B64, Bank::Pred].map(|bank| self.scopes.registers(bank));
         let about: Vec<About> = self.drafts.iter().map(|draft| draft.about).collect();
         let owned: Vec<_> = self.outlines.iter().map(|o| o.registers.clone()).collect();
@@ -175,6 +172,7 @@ impl<'a> Binder<'a> {
             local_bytes: self.local,
             max_threads,
             required_block,
+            stacks: self.stacks || !functions.is_empty(),
             communicates: self.communicates,
             approximate: Vec::new(),
             functions,
@@ -489,6 +487,7 @@ impl<'a> Binder<'a> {
             *to = *from;
         }
         self.communicates |= communicates(inst);
+        self.stacks |= graph::sizes_its_stack(inst);
         self.drafts.push(Draft {
             inst: bound,
             guard,
@@ -581,7 +580,7 @@ pub(super) fn plain(opcode: &[&str], operands: Vec<Operand>, line: u32) -> Instr
 }
 
 /// An instruction without operands.
-fn blank() -> Inst {
+pub(super) fn blank() -> Inst {
     Inst {
         exec: |_, _, _| Flow::Next,
         guard: 0,

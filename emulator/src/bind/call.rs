@@ -324,6 +324,7 @@ impl Binder<'_> {
         let symbols: Vec<_> = returns.iter().chain(&arguments).map(found).collect();
         let here = plain(&[], vec![], inst.line);
         self.scopes.open(true);
+        let expansion = self.begin_expansion();
         for (n, (formal, symbol)) in function
             .returns
             .iter()
@@ -353,6 +354,7 @@ impl Binder<'_> {
         self.source = source;
         self.depth -= 1;
         self.return_to = outer;
+        self.end_expansion(expansion);
         self.place_label(end);
         for (n, formal) in function.returns.iter().enumerate() {
             if formal.space == Space::Reg {

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use crate::ast::{Function, Init, Module, Operand, Statement};
+use crate::ast::{Function, Init, Instruction, Module, Operand, Statement};
 
 /// The functions that a kernel may call and that need a place of their own: those that may be
-/// called while they run, and, if the kernel calls through pointers, those whose address is taken.
+/// called while they run, that take memory while they run, and, if the kernel calls through pointers,
+/// those whose address is taken.
 pub(super) fn outlined<'a>(module: &'a Module, kernel: &'a Function) -> Vec<&'a Function> {
     let with_body = || module.functions.iter().filter(|f| f.body.is_some());
     let by_name: HashMap<&str, &Function> = with_body().map(|f| (f.name.as_str(), f)).collect();
@@ -43,12 +44,30 @@ pub(super) fn outlined<'a>(module: &'a Module, kernel: &'a Function) -> Vec<&'a 
             Some(true) => add(callee),
             Some(false) => {}
             None => {
+                if takes_memory(callee) {
+                    add(callee);
+                }
                 entered.insert(&callee.name, true);
                 path.push((callee, calls(callee)));
             }
         }
     }
     found
+}
+
+/// Whether an instruction works on the stack of its function.
+pub(super) fn sizes_its_stack(inst: &Instruction) -> bool {
+    let opcode = inst.opcode.first().map(String::as_str);
+    matches!(opcode, Some("alloca" | "stacksave" | "stackrestore"))
+}
+
+/// Whether a function itself takes memory while it runs, which ends with it.
+fn takes_memory(function: &Function) -> bool {
+    let mut takes = false;
+    each(function.body.as_deref().unwrap_or(&[]), &mut |statement| {
+        takes |= matches!(statement, Statement::Instruction(inst) if sizes_its_stack(inst));
+    });
+    takes
 }
 
 /// What a function's calls name: functions, or registers that hold one's address.

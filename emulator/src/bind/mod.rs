@@ -9,6 +9,7 @@ mod body;
 mod call;
 mod graph;
 mod operand;
+mod renew;
 mod scope;
 mod vector;
 
@@ -167,6 +168,8 @@ pub(crate) struct Program {
     /// `.maxntid`, as a product, and `.reqntid`.
     pub max_threads: Option<u32>,
     pub required_block: Option<[u32; 3]>,
+    /// Whether it needs a stack: for functions that are not expanded, or for `alloca`.
+    pub stacks: bool,
     /// Whether blocks can watch each other, so that their order must be the seed's.
     pub communicates: bool,
     /// What approximate functions do when they are not disturbed, and how much they may be.

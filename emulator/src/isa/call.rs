@@ -17,13 +17,39 @@ pub(super) static ROWS: &[Row] = &[
         .exec(|_| Some(exec!(cold | w, _i, m | leave(w, m)))),
 ];
 
+/// The row of the instruction that makes registers uninitialised where a function is expanded.
+pub(crate) static FRESH: Row = row(" fresh", "Control Flow Instructions: call", Class::Control);
+
+/// Makes the destinations uninitialised, whose banks `inst.aux` says.
+pub(crate) fn fresh() -> ExecFn {
+    exec!(
+        cold | w,
+        i,
+        m | {
+            let regs = &mut *w.regs;
+            for (at, slot) in i.d[..usize::from(i.nd)].iter().enumerate() {
+                let slot = usize::from(*slot);
+                let valid = match i.aux >> (2 * at) & 3 {
+                    0 => regs.r32.get_mut(slot).map(|register| &mut register.valid),
+                    1 => regs.r64.get_mut(slot).map(|register| &mut register.valid),
+                    _ => regs.vp.get_mut(slot),
+                };
+                if let Some(valid) = valid {
+                    *valid &= !m;
+                }
+            }
+            Ok(Flow::Next)
+        }
+    )
+}
+
 /// A call that a lane has not come back from.
 #[derive(Debug, Clone)]
 pub(crate) struct Frame {
     function: usize,
-    /// Address of its variables, and of the end of them.
+    /// Address of its variables, and of the end of them and of what `alloca` has added.
     base: u32,
-    end: u32,
+    pub(super) end: u32,
     return_to: u32,
     /// Where what it returns goes.
     returns: Vec<u32>,
@@ -77,20 +103,14 @@ fn enter(
     let program = w.launch.program;
     let callable = &program.functions[function];
     let depth = w.regs.calls[lane].len();
-    let start = LOCAL_BASE + program.local_bytes.next_multiple_of(16);
-    let top = w.regs.calls[lane].last().map_or(start, |frame| frame.end);
+    let Stack { top, .. } = top_of(w, lane);
     let base = top.next_multiple_of(callable.align.max(16));
     // Even a function without variables needs room for where to return to.
     let end = base.saturating_add(callable.bytes.max(16));
     let local = w.local.get(lane).map_or(0, |local| local.size());
     if end > local.saturating_add(LOCAL_BASE) {
-        let stack = w.launch.stack;
-        let text = format!(
-            "stack overflow: {} at depth {}, with {stack} bytes",
-            callable.name,
-            depth + 1
-        );
-        return Err(w.fault(Kind::BadOperand(text), 1 << lane));
+        let what = format!("{} at depth {}", callable.name, depth + 1);
+        return Err(overflow(w, lane, &what));
     }
     let saved = exchange(w, lane, &callable.slots, None);
     if let Some(slot) = callable.frame {
@@ -117,6 +137,41 @@ fn enter(
     });
     w.targets[lane] = callable.entry;
     Ok(())
+}
+
+/// Memory of the function that a lane is in, as far as its size is not fixed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stack {
+    /// Where it starts.
+    pub bottom: u32,
+    /// Where the next frame would.
+    pub top: u32,
+}
+
+pub(super) fn top_of(w: &Warp<'_>, lane: usize) -> Stack {
+    let program = w.launch.program;
+    match w.regs.calls.get(lane).and_then(|calls| calls.last()) {
+        Some(frame) => {
+            let function = program.functions.get(frame.function);
+            let bytes = function.map_or(0, |function| function.bytes);
+            Stack {
+                bottom: frame.base + bytes,
+                top: frame.end,
+            }
+        }
+        None => {
+            let bottom = LOCAL_BASE + program.local_bytes.next_multiple_of(16);
+            let top = w.regs.stack.get(lane).copied().unwrap_or(0).max(bottom);
+            Stack { bottom, top }
+        }
+    }
+}
+
+/// There is no room for `what`.
+pub(super) fn overflow(w: &Warp<'_>, lane: usize, what: &str) -> Box<crate::violation::Fault> {
+    let stack = w.launch.stack;
+    let text = format!("stack overflow: {what}, with {stack} bytes");
+    w.fault(Kind::BadOperand(text), 1 << lane)
 }
 
 fn leave(w: &mut Warp<'_>, m: u32) -> Step {

@@ -6,7 +6,7 @@
 use super::prelude::*;
 use crate::ast::Space;
 use crate::memory::Window;
-use crate::memory::access::{Addresses, Words, space};
+use crate::memory::access::{Addresses, Words, lanes_of, space};
 use crate::memory::order::scope;
 use crate::memory::strong::{Manner, manner};
 use crate::violation::Access;
@@ -15,6 +15,16 @@ const SPACES: &[&str] = &[
     "global",
     "shared",
     "shared::cta",
+    "local",
+    "param",
+    "param::entry",
+    "param::func",
+    "const",
+];
+const SHARED: &[&str] = &["shared", "shared::cta"];
+/// [`SPACES`] but for those of [`SHARED`], which keep another unit busy.
+const NOT_SHARED: &[&str] = &[
+    "global",
     "local",
     "param",
     "param::entry",
@@ -32,6 +42,8 @@ const EVICTION: &[&str] = &[
     "L1::no_allocate",
 ];
 const PREFETCH: &[&str] = &["L2::64B", "L2::128B", "L2::256B"];
+const LOAD_CACHE: &[&str] = &["ca", "cg", "cs", "lu", "cv"];
+const STORE_CACHE: &[&str] = &["wb", "cg", "cs", "wt"];
 const SCOPES: &[&str] = &["cta", "cluster", "gpu", "sys"];
 const LOAD_ORDER: &[&str] = &["weak", "volatile", "relaxed", "acquire"];
 const STORE_ORDER: &[&str] = &["weak", "volatile", "relaxed", "release"];
@@ -47,9 +59,9 @@ pub(super) static ROWS: &[Row] = &[
         flag("mmio"),
         maybe("order", LOAD_ORDER),
         maybe("scope", SCOPES),
-        maybe("space", SPACES),
+        maybe("space", NOT_SHARED),
         flag("nc"),
-        maybe("cache", &["ca", "cg", "cs", "lu", "cv"]),
+        maybe("cache", LOAD_CACHE),
         maybe("eviction", EVICTION),
         maybe("hint", &["L2::cache_hint"]),
         maybe("prefetch", PREFETCH),
@@ -59,13 +71,15 @@ pub(super) static ROWS: &[Row] = &[
     .args(&[DV(T0, Count::Group("vector")), A, Opt(&S(Is(B64)))])
     .exec(load),
     row(
-        "ld.shared",
+        "ld",
         "Data Movement and Conversion Instructions: ld",
         Class::Shared,
     )
     .mods(&[
         maybe("order", LOAD_ORDER),
         maybe("scope", SCOPES),
+        one("space", SHARED),
+        maybe("cache", LOAD_CACHE),
         maybe("vector", VECTORS),
         types(LOADABLE),
     ])
@@ -92,8 +106,8 @@ pub(super) static ROWS: &[Row] = &[
         flag("mmio"),
         maybe("order", STORE_ORDER),
         maybe("scope", SCOPES),
-        maybe("space", SPACES),
-        maybe("cache", &["wb", "cg", "cs", "wt"]),
+        maybe("space", NOT_SHARED),
+        maybe("cache", STORE_CACHE),
         maybe("eviction", EVICTION),
         maybe("hint", &["L2::cache_hint"]),
         maybe("vector", VECTORS),
@@ -102,18 +116,29 @@ pub(super) static ROWS: &[Row] = &[
     .args(&[A, SV(T0, Count::Group("vector")), Opt(&S(Is(B64)))])
     .exec(store),
     row(
-        "st.shared",
+        "st",
         "Data Movement and Conversion Instructions: st",
         Class::Shared,
     )
     .mods(&[
         maybe("order", STORE_ORDER),
         maybe("scope", SCOPES),
+        one("space", SHARED),
+        maybe("cache", STORE_CACHE),
         maybe("vector", VECTORS),
         types(LOADABLE),
     ])
     .args(&[A, SV(T0, Count::Group("vector"))])
     .exec(store),
+    row(
+        "discard",
+        "Data Movement and Conversion Instructions: discard",
+        Class::Memory,
+    )
+    .mods(&[maybe("space", &["global"]), need("L2")])
+    .args(&[A, I])
+    .since(80, 7, 4)
+    .exec(discard),
     row(
         "cvta",
         "Data Movement and Conversion Instructions: cvta",
@@ -233,9 +258,6 @@ fn window(space: &str) -> Window {
 
 /// The space that an access works on; parameters of calls are local memory.
 fn space_of(f: &Form<'_>) -> u8 {
-    if f.row.opcode.ends_with(".shared") {
-        return space::SHARED;
-    }
     match f.one("space") {
         Some("global") => space::GLOBAL,
         Some("shared" | "shared::cta") => space::SHARED,
@@ -257,7 +279,9 @@ fn layout(f: &Form<'_>, registers: &[u32], address: usize) -> Option<(u32, Layou
     if registers.iter().any(|bits| (*bits == 64) != wide) {
         return None;
     }
-    let signed = matches!(f.ty(0), S8 | S16 | S32);
+    // Only where a load has room for a sign does it matter whether there is one.
+    let loads = f.dst_bits.iter().any(|bits| *bits > 8 * bytes);
+    let signed = matches!(f.ty(0), S8 | S16 | S32) && loads;
     let wide_address = *f.src_bits.get(address)? == 64;
     let layout = Layout::new(bytes, signed, wide, wide_address, elements, space_of(f));
     let total = bytes * elements as u32;
@@ -516,6 +540,48 @@ fn store(f: &mut Form<'_>) -> Option<ExecFn> {
             }
         )
     )
+}
+
+/// Bytes that `discard` works on.
+const DISCARDED: u32 = 128;
+
+/// `discard`: a weak write of something that nobody knows.
+fn discard(f: &mut Form<'_>) -> Option<ExecFn> {
+    if f.imm.get(1) != Some(&i64::from(DISCARDED)) {
+        return None;
+    }
+    let wide = *f.src_bits.first()? == 64;
+    let place = match f.one("space") {
+        Some(_) => space::GLOBAL,
+        None => space::GENERIC,
+    };
+    f.aux = Layout::new(16, false, false, wide, 1, place).0;
+    Some(exec!(
+        cold | w,
+        i,
+        m | {
+            let layout = Layout(i.aux);
+            let first = w.addresses(i, 0, 0, layout.wide_address(), m)?;
+            if let Some(lane) =
+                lanes_of(m).find(|lane| Window::of(first.at[*lane]) != Window::Global)
+            {
+                let kind = Kind::WrongSpace {
+                    expected: crate::violation::Space::Global,
+                };
+                return Err(w.fault_at(kind, 1 << lane, first.at[lane]));
+            }
+            w.aligned(layout.space(), Access::Write, &first, m, DISCARDED)?;
+            for offset in (0..u64::from(DISCARDED)).step_by(16) {
+                let addresses = Addresses::new(first.at.map(|at| at.wrapping_add(offset)), m);
+                let unknown = Words {
+                    words: std::array::from_fn(|_| std::array::from_fn(|_| w.random.next() as u32)),
+                    valid: [0; 4],
+                };
+                w.store_to::<4>(space::GLOBAL, &addresses, m, layout.total(), &unknown)?;
+            }
+            Ok(Flow::Next)
+        }
+    ))
 }
 
 /// The words that a store writes.

@@ -92,6 +92,7 @@ mod narrow;
 pub(crate) mod perturb;
 mod print;
 mod special;
+mod stack;
 mod sync;
 
 /// All rows, by family file.
@@ -119,6 +120,7 @@ static FAMILIES: &[&[Row]] = &[
     print::ROWS,
     sync::ROWS,
     mbarrier::ROWS,
+    stack::ROWS,
 ];
 
 /// What family files import.

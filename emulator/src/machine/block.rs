@@ -84,6 +84,7 @@ impl Block {
                 vp: vec![0; p],
                 carry: 0,
                 calls: Vec::new(),
+                stack: Vec::new(),
             },
             groups: Groups::default(),
             local: match launch.local_bytes() {
@@ -136,6 +137,7 @@ impl Block {
             }
             registers.vp.fill(0);
             registers.calls.clear();
+            registers.stack.clear();
             for fixed in 0..2.min(registers.p.len()) {
                 registers.p[fixed] = u32::MAX;
                 registers.vp[fixed] = u32::MAX;

@@ -74,9 +74,9 @@ impl Launch<'_> {
     /// Local memory of a thread.
     pub(crate) fn local_bytes(&self) -> u32 {
         let fixed = self.program.local_bytes;
-        match self.program.functions.is_empty() {
-            true => fixed,
-            false => fixed.next_multiple_of(16).saturating_add(self.stack),
+        match self.program.stacks {
+            false => fixed,
+            true => fixed.next_multiple_of(16).saturating_add(self.stack),
         }
     }
 

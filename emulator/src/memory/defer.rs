@@ -110,7 +110,7 @@ impl Warp<'_> {
         match (about.row.class, about.row.opcode) {
             (Class::Control, opcode) => !opcode.starts_with("bra"),
             (Class::Sync | Class::Atomic | Class::Async | Class::Warp, _) => true,
-            (Class::Memory | Class::Shared, "ld" | "st" | "ld.shared" | "st.shared") => {
+            (Class::Memory | Class::Shared, "ld" | "st") => {
                 let ordered = crate::isa::memory::orders(inst);
                 let other =
                     self.addresses(inst, 0, 0, crate::isa::memory::wide_address(inst), lanes);
