@@ -316,23 +316,30 @@ impl Warp<'_> {
         bytes: u32,
     ) -> Result<(), Box<Fault>> {
         let launch = self.launch;
-        let domain = &mut *self.domain;
-        let who = domain
-            .order
-            .who(self.slot, self.index, self.pc, self.manner);
-        let who = if self.copying { who.copying() } else { who };
         let save = |number| {
             if let Some(journal) = &launch.journal {
                 journal.save(launch.table, number);
             }
         };
-        let what = (mask, bytes);
-        let found = domain
-            .pages
-            .touch_lanes(&who, addresses, what, touch_of(access), save);
-        match found {
-            None => Ok(()),
-            Some((breach, lane)) => Err(self.breach(access, &breach, lane, addresses[lane])),
+        let mut left = mask;
+        loop {
+            let domain = &mut *self.domain;
+            let order = &domain.order;
+            let who = order.who(self.slot, self.index, self.pc, self.manner);
+            let who = if self.copying { who.copying() } else { who };
+            let pages = &mut domain.pages;
+            let found = pages.touch_lanes(&who, addresses, (left, bytes), touch_of(access), save);
+            let Some((breach, lane)) = found else {
+                return Ok(());
+            };
+            let place = (Window::Global, addresses[lane], bytes);
+            match &breach {
+                Breach::Race(conflict) if self.observed(conflict, place, lane) => {
+                    self.domain.pages.forget_write(addresses[lane], bytes);
+                    left &= u32::MAX << lane;
+                }
+                _ => return Err(self.breach(access, &breach, lane, addresses[lane])),
+            }
         }
     }
 
@@ -605,14 +612,23 @@ impl Warp<'_> {
         offsets: &[u32; 32],
         what: (u32, u32, bool),
     ) -> Result<(), Box<Fault>> {
-        if self.launch.checks.race {
+        let ((_, bytes, _), mut what) = (what, what);
+        while self.launch.checks.race {
             let order = &self.domain.order;
             let who = order.who(self.slot, self.index, self.pc, self.manner);
             let shadow = &mut self.shared.shadow;
             let found = shadow.touch_lanes(&who, offsets, what, touch_of(access));
-            if let Some((conflict, lane)) = found {
-                return Err(self.race(access, conflict, lane, offsets[lane]));
+            let Some((conflict, lane)) = found else {
+                break;
+            };
+            let offset = offsets[lane];
+            let place = (Window::Shared, u64::from(offset), bytes);
+            if !self.observed(&conflict, place, lane) {
+                return Err(self.race(access, conflict, lane, offset));
             }
+            self.shared.shadow.forget_write(offset, bytes);
+            // Those before it are done.
+            what = (what.0 & u32::MAX << lane, bytes, false);
         }
         Ok(())
     }

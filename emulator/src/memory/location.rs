@@ -37,7 +37,12 @@ struct Written {
     releases: [Option<Arc<View>>; 2],
     /// What `fence.sc` before it have released.
     fenced: Arc<View>,
+    /// Threads that have read it, and when they first did: block, thread, tick.
+    observers: Vec<(u32, u16, u32)>,
 }
+
+/// Most observers of a write that are kept.
+const OBSERVERS: usize = 64;
 
 impl Written {
     fn before(place: u64, value: u64) -> Written {
@@ -51,6 +56,7 @@ impl Written {
             atomic: false,
             releases: [None, None],
             fenced: Arc::default(),
+            observers: Vec::new(),
         }
     }
 }
@@ -144,6 +150,28 @@ impl Locations {
         location
     }
 
+    /// Who has observed what a thread wrote to a location at a tick: threads that have read it, or what
+    /// atomic operations have made of it.
+    pub(crate) fn observers(
+        &self,
+        key: u64,
+        (block, thread, tick): (u32, u16, u32),
+    ) -> impl Iterator<Item = (u32, u16, u32)> {
+        let writes = self
+            .index
+            .get(&key)
+            .map_or(&[][..], |location| &location.writes);
+        let same =
+            |write: &Written| (write.block, write.thread, write.tick) == (block, thread, tick);
+        let first = writes.iter().position(same).unwrap_or(writes.len());
+        let mut chain = writes[first..].iter();
+        let own = chain.next();
+        let later = chain.take_while(|write| write.atomic);
+        own.into_iter()
+            .chain(later)
+            .flat_map(|write| write.observers.iter().copied())
+    }
+
     /// A strong load of what lies in memory as `memory`; the value that it returns.
     pub(crate) fn load(
         &mut self,
@@ -228,10 +256,17 @@ impl Location {
 
     /// The thread reads write `nth`; `news` if it could have read an older one.
     fn observe(&mut self, order: &mut Order, who: &Strong, nth: usize, news: bool) -> u64 {
-        let written = &self.writes[nth];
+        let written = &mut self.writes[nth];
         if written.tick != 0 {
             let near = u64::from(written.block) == who.block;
             if inclusive(written.scope, who.scope, near) {
+                let (block, thread) = (who.block as u32, (who.warp * 32 + who.lane) as u16);
+                let known =
+                    |observer: &(u32, u16, u32)| (observer.0, observer.1) == (block, thread);
+                if written.observers.len() < OBSERVERS && !written.observers.iter().any(known) {
+                    let now = order.who(who.slot, who.warp, 0, who.scope).stamp;
+                    written.observers.push((block, thread, now));
+                }
                 if let Some(view) = &written.releases[usize::from(!near)] {
                     let manner = (near, who.acquire);
                     order.meet(who.slot, who.warp, who.lane, manner, view);
@@ -277,6 +312,7 @@ impl Location {
             atomic,
             releases,
             fenced: order.fenced(who.slot, who.warp),
+            observers: Vec::new(),
         };
         self.writes.insert(at, written);
         let landed = match at + 1 == self.writes.len() {

@@ -144,6 +144,15 @@ impl Pages {
         None
     }
 
+    /// Forgets the last write to these bytes.
+    #[cold]
+    pub(crate) fn forget_write(&mut self, address: u64, bytes: u32) {
+        let at = self.page(address / PAGE);
+        if let Some(page) = self.list.get_mut(at) {
+            page.shadow.forget_write((address % PAGE) as u32, bytes);
+        }
+    }
+
     /// Eight lanes from `lane` on access `bytes` bytes each: whether it was told quickly that this breaks
     /// no rule, as when they lie side by side in a page that is not written for the first time.
     #[inline(always)]
@@ -231,6 +240,7 @@ impl Page {
                 warp: who.warp,
                 lane: Some(lane),
                 pc: who.pc,
+                tick: who.stamp,
             },
         };
         self.non_coherent.get_or_insert_with(first)

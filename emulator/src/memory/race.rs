@@ -43,6 +43,8 @@ pub(crate) struct Conflict {
     pub lane: Option<u32>,
     /// Its instruction, or `u16::MAX` if that is not known.
     pub pc: u16,
+    /// When it was made.
+    pub tick: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -242,6 +244,7 @@ impl Record {
             warp,
             lane: Some(other),
             pc: self.wpc,
+            tick,
         })
     }
 
@@ -274,6 +277,7 @@ impl Record {
             warp: warp as u32,
             lane: other,
             pc: self.rpc,
+            tick,
         })
     }
 }
@@ -469,6 +473,7 @@ impl<const GLOBAL: bool> Shadow<GLOBAL> {
             warp: u32::from(word.write.thread()) / 32,
             lane: Some(u32::from(word.write.thread()) % 32),
             pc: word.wpc,
+            tick: word.write.tick(),
         })
     }
 
@@ -528,6 +533,40 @@ impl<const GLOBAL: bool> Shadow<GLOBAL> {
         bytes: u32,
         touch: Touch,
     ) -> Option<Conflict> {
+        let index = self.split(offset)?;
+        let words = self.words.get_mut(index as usize)?;
+        if bytes < 4 {
+            let mask = ((1 << bytes) - 1) << (offset % 4);
+            return words[offset as usize / 4 % 4].touch::<GLOBAL>(who, lane, touch, mask);
+        }
+        let first = offset as usize / 4 % 4;
+        for word in &mut words[first..(first + bytes as usize / 4).min(4)] {
+            if let Some(conflict) = word.touch::<GLOBAL>(who, lane, touch, 0xf) {
+                return Some(conflict);
+            }
+        }
+        if bytes == 16 && touch == Touch::Write {
+            let whole = words[0];
+            self.lines[offset as usize / LINE].set_record(offset as usize, whole);
+            self.free.push(index);
+        }
+        None
+    }
+
+    /// Forgets the last write to any of `bytes` bytes within a granule.
+    #[cold]
+    pub(crate) fn forget_write(&mut self, offset: u32, bytes: u32) {
+        let index = self.split(offset);
+        if let Some(words) = index.and_then(|index| self.words.get_mut(index as usize)) {
+            let (first, last) = (offset as usize % 16, (offset + bytes - 1) as usize % 16);
+            for word in &mut words[first / 4..=last / 4] {
+                word.write = Mark::default();
+            }
+        }
+    }
+
+    /// Keeps the words of a granule apart; their index.
+    fn split(&mut self, offset: u32) -> Option<u32> {
         let line = self.lines.get_mut(offset as usize / LINE)?;
         let mut granule = line.record(offset as usize);
         if !granule.is_split() {
@@ -549,23 +588,7 @@ impl<const GLOBAL: bool> Shadow<GLOBAL> {
             };
             line.set_record(offset as usize, granule);
         }
-        let index = granule.readers;
-        let words = self.words.get_mut(index as usize)?;
-        if bytes < 4 {
-            let mask = ((1 << bytes) - 1) << (offset % 4);
-            return words[offset as usize / 4 % 4].touch::<GLOBAL>(who, lane, touch, mask);
-        }
-        let first = offset as usize / 4 % 4;
-        for word in &mut words[first..(first + bytes as usize / 4).min(4)] {
-            if let Some(conflict) = word.touch::<GLOBAL>(who, lane, touch, 0xf) {
-                return Some(conflict);
-            }
-        }
-        if bytes == 16 && touch == Touch::Write {
-            line.set_record(offset as usize, words[0]);
-            self.free.push(index);
-        }
-        None
+        Some(granule.readers)
     }
 }
 

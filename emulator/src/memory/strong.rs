@@ -3,6 +3,7 @@
 use super::access::{Addresses, Words, lanes_of, space};
 use super::location::{Landed, Strong};
 use super::order::scope;
+use super::race::Conflict;
 use super::{SHARED_BASE, Window};
 use crate::violation::Fault;
 use crate::warp::Warp;
@@ -219,6 +220,43 @@ impl Warp<'_> {
             self.domain.order.released(self.slot, self.index);
         }
         Ok(())
+    }
+
+    /// Whether a lane comes after a strong write that it conflicts with, because it or one whose doings it
+    /// knows of has read what was written: then the write precedes the read in observation order, and with
+    /// it all that comes behind (the model's causality order, its second rule).
+    #[cold]
+    pub(super) fn observed(
+        &self,
+        conflict: &Conflict,
+        (window, at, bytes): (Window, u64, u32),
+        lane: usize,
+    ) -> bool {
+        let (Some(other), true) = (conflict.lane, conflict.strong != scope::WEAK) else {
+            return false;
+        };
+        let place = match window {
+            Window::Shared => Place::Shared(at as u32),
+            _ => Place::Global(at),
+        };
+        let order = &self.domain.order;
+        let who = order.who(self.slot, self.index, self.pc, self.manner);
+        let after = |(block, thread, tick): (u32, u16, u32)| {
+            let (warp, other) = (u32::from(thread) / 32, u32::from(thread) % 32);
+            let own = (warp as usize, other as usize) == (self.index, lane);
+            u64::from(block) == self.block && (own || who.after(warp, tick))
+                || who.told(lane as u32, block, warp, Some(other), tick)
+        };
+        let thread = (conflict.warp * 32 + other) as u16;
+        let write = (conflict.block, thread, conflict.tick);
+        // The write may have been to any element of what is accessed now.
+        (0..u64::from(bytes))
+            .step_by(4)
+            .map(|n| self.key(place) + n)
+            .any(|key| {
+                let mut observers = self.domain.locations.observers(key, write);
+                observers.any(after)
+            })
     }
 
     /// Plain stores are about to change what strong reads can see.

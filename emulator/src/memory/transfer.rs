@@ -216,7 +216,6 @@ impl Warp<'_> {
                 return Err(self.fault_at(kind, mask, addresses.least));
             }
             _ => {
-                self.overwrite(Window::Global, addresses, mask, bytes);
                 self.each_global(
                     SPACE,
                     Access::Write,
@@ -234,6 +233,7 @@ impl Warp<'_> {
                         });
                     },
                 )?;
+                self.overwrite(Window::Global, addresses, mask, bytes);
             }
         }
         Ok(())

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod mbarrier;
+mod others;
 
 use common::{Shape, bytes, launch, module};
 use ptx_emulator::{Kind, LaunchError};
