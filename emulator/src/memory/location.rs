@@ -118,10 +118,20 @@ impl Locations {
         if self.filter != 0 {
             for part in (0..bytes.div_ceil(8)).map(|n| key + 8 * u64::from(n)) {
                 if self.filter & Self::bit(part) != 0 {
-                    self.index.remove(&(part & !7));
-                    self.index.remove(&(part & !7 | 4));
-                    self.index.remove(&part);
+                    self.forget(key, bytes);
                 }
+            }
+        }
+    }
+
+    /// Forgets the locations of which any byte is among these, and no others.
+    #[cold]
+    fn forget(&mut self, key: u64, bytes: u32) {
+        let end = key + u64::from(bytes);
+        for first in key & !7..end {
+            let overlaps = |location: &Location| first + u64::from(location.bytes) > key;
+            if self.index.get(&first).is_some_and(overlaps) {
+                self.index.remove(&first);
             }
         }
     }

@@ -45,6 +45,25 @@ fn a_lock_that_the_last_block_resets_by_a_plain_store() {
 }
 
 #[test]
+fn locks_side_by_side() {
+    // Each pair of blocks has a lock of its own, next to that of the other pair: that one is reset by a plain store
+    // says nothing of its neighbour.
+    let idiom = Idiom {
+        body: format!(
+            "{INDEX} shr.u32 %r6, %r2, 1; mul.wide.u32 %d3, %r6, 4; add.s64 %d4, %in, %d3; add.s64 %d5, %d4, 64; and.b32 %r7, %r2, 1; setp.eq.u32 %p1, %r7, 1; mov.u32 %r9, 7; mov.u32 %r10, 0; @%p1 bra READ;
+             st.global.u32 [%d5], %r9; fence.acq_rel.gpu; red.relaxed.gpu.global.add.u32 [%d4], 1; bra E;
+             READ: ld.acquire.gpu.global.u32 %r8, [%d4]; setp.eq.u32 %p2, %r8, 0; @%p2 bra READ; ld.global.u32 %r9, [%d5]; st.global.u32 [%d4], %r10; E: st.global.u32 [%d1], %r9;"
+        ),
+        shape: Shape::threads(1).blocks(16),
+        input: bytes(&[0; 64]),
+        expected: &|_| 7,
+    };
+    idiom.stays_quiet();
+    idiom.breaks("fence.acq_rel.gpu; red", "red");
+    idiom.breaks("ld.acquire", "ld.relaxed");
+}
+
+#[test]
 fn the_last_stage_is_read_once_more_before_sums_are_written_over_it() {
     // What the second ldmatrix brings is used by nobody, but it is a read of what others write then.
     let idiom = Idiom {
