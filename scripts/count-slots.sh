@@ -6,7 +6,8 @@
 # One line per architecture: registers, and instructions that access local memory. One line per loop: instructions (issue
 # slots), tensor operations, and the slots that are not tensor operations for each one that is, on the fast path and on
 # all paths. The fast path leaves out what a branch within the loop may skip, if that holds neither tensor operations nor
-# copies. Needs scripts/setup-nvcc.sh --disassembler.
+# copies; what it leaves out is listed, in the order of the code, with the exponentials (MUFU) of each part. Loops that hold
+# other loops are not listed. Needs scripts/setup-nvcc.sh --disassembler.
 set -eu
 
 entry=$1
@@ -24,30 +25,44 @@ for arch in ${*:-sm_80 sm_89 sm_90}; do
         /^\.L_x_[0-9]+:/ { sub(":", "", $1); label[$1] = n }
         /^ +\/\*[0-9a-f]+\*\// {
             tensor[n] = /MMA/
+            mufu[n] = /MUFU/
             copy[n] = /LDGSTS/
+            exits += / EXIT/
+            exit_before[n] = exits
             local += / (LDL|STL)/
             if (/ (BRA|CALL\.REL\.NOINC) / && match($0, /\.L_x_[0-9]+/)) target[n] = substr($0, RSTART, RLENGTH)
             n++
         }
+        # A branch back to `first`; not one from code behind the end of the kernel, which a loop only rarely visits.
+        function is_loop(from) {
+            return from in target && label[target[from]] <= from && exit_before[label[target[from]]] == exit_before[from]
+        }
         END {
             printf "%s: %d registers, %d local accesses\n", name, registers, local
             for (from = 0; from < n; from++) {
-                if (!(from in target) || label[target[from]] > from) continue
+                if (!is_loop(from)) continue
                 first = label[target[from]]
-                mma = 0
+                mma = inner = 0
                 for (i = first; i <= from; i++) { mma += tensor[i]; skipped[i] = 0 }
-                if (!mma) continue
+                for (i = first; i < from; i++) {
+                    if (!is_loop(i) || label[target[i]] < first) continue
+                    for (j = label[target[i]]; j <= i; j++) inner += tensor[j]
+                }
+                if (!mma || inner) continue
+                parts = ""
                 for (i = first; i <= from; i++) {
-                    if (!(i in target) || label[target[i]] <= i || label[target[i]] > from) continue
-                    needed = 0
-                    for (j = i + 1; j < label[target[i]]; j++) needed += tensor[j] + copy[j]
-                    if (!needed) for (j = i + 1; j < label[target[i]]; j++) skipped[j] = 1
+                    if (!(i in target) || label[target[i]] <= i || label[target[i]] > from || skipped[i]) continue
+                    needed = special = 0
+                    for (j = i + 1; j < label[target[i]]; j++) { needed += tensor[j] + copy[j]; special += mufu[j] }
+                    if (needed) continue
+                    for (j = i + 1; j < label[target[i]]; j++) skipped[j] = 1
+                    parts = parts (parts == "" ? "" : ", ") (label[target[i]] - i - 1) " (" special ")"
                 }
                 slots = from - first + 1
                 fast = slots
                 for (i = first; i <= from; i++) fast -= skipped[i]
-                printf "    loop of %d slots, %d of them tensor operations: %.2f fast, %.2f all\n", slots, mma, \
-                    (fast - mma) / mma, (slots - mma) / mma
+                printf "    loop of %d slots, %d of them tensor operations: %.2f fast, %.2f all; skipped: %s\n", slots, mma, \
+                    (fast - mma) / mma, (slots - mma) / mma, parts
             }
         }'
 done

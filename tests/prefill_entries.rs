@@ -8,7 +8,7 @@
 use half::{bf16, f16};
 use infer_kernels::attention::prefill::PrefillParams;
 use infer_kernels::catalog::{ENTRIES, Entry};
-use infer_kernels::ptx_emulator::{Config, Emulator, Kernel, LaunchConfig};
+use infer_kernels::ptx_emulator::{Config, Emulator, Kernel, LaunchConfig, LaunchStats};
 use infer_kernels::{Offence, StatusReport};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -50,6 +50,31 @@ struct Pages {
 }
 
 impl Case {
+    /// One causal head of as many keys as queries, without options and without values yet.
+    fn plain(entry: &'static Entry, tokens: usize) -> Case {
+        Case {
+            entry,
+            heads: 1,
+            kv_heads: 1,
+            dim: entry.head_dim as usize,
+            v_dim: entry.v_dim as usize,
+            q_lens: vec![tokens],
+            k_lens: vec![tokens as i32],
+            causal: true,
+            window: [-1, -1],
+            cap: None,
+            exact_cap: false,
+            slopes: None,
+            sinks: None,
+            masks: None,
+            pages: None,
+            scale: 0.1,
+            q: Vec::new(),
+            k: Vec::new(),
+            v: Vec::new(),
+        }
+    }
+
     fn random(entry: &'static Entry, seed: u64) -> Case {
         let rng = &mut StdRng::seed_from_u64(seed);
         let full = entry.variant == "full";
@@ -441,23 +466,26 @@ fn packed(bits: &[bool]) -> Vec<u8> {
     bits.chunks(8).map(byte).collect()
 }
 
-fn check(case: &Case, device: &Emulator, kernel: &Kernel) -> Result<(), String> {
-    let (params, results) = params(case, &Memory(device));
-    let grid = [
-        (params.max_seqlen_q as u32)
-            .div_ceil(case.entry.tile_q)
-            .max(1),
-        case.heads as u32,
-        case.q_lens.len() as u32,
-    ];
+fn launch(
+    case: &Case,
+    params: &PrefillParams,
+    device: &Emulator,
+    kernel: &Kernel,
+) -> Result<LaunchStats, String> {
+    let tiles = (params.max_seqlen_q as u32).div_ceil(case.entry.tile_q);
     let launch = LaunchConfig {
-        grid,
+        grid: [tiles.max(1), case.heads as u32, case.q_lens.len() as u32],
         block: [case.entry.threads, 1, 1],
         dynamic_smem: case.entry.smem_bytes,
     };
     device
-        .launch(kernel, &launch, &[bytemuck::bytes_of(&params)])
-        .map_err(|error| error.to_string())?;
+        .launch(kernel, &launch, &[bytemuck::bytes_of(params)])
+        .map_err(|error| error.to_string())
+}
+
+fn check(case: &Case, device: &Emulator, kernel: &Kernel) -> Result<(), String> {
+    let (params, results) = params(case, &Memory(device));
+    launch(case, &params, device, kernel)?;
     let mut status = [0u64; 2];
     let read = |address, bytes: &mut [u8]| device.read(address, bytes).unwrap();
     read(results.status, bytemuck::bytes_of_mut(&mut status));
@@ -532,6 +560,38 @@ fn describe(case: &Case) -> String {
         case.sinks,
         case.masks.is_some(),
     )
+}
+
+/// One head of 2048 causal tokens, from pages of 16 where the entry can: instructions besides each tensor operation over the
+/// whole launch, edges and look-ups included, and no bank conflict.
+#[test]
+fn pages_cost_little() {
+    let goals = [
+        ("prefill_bf16_d64_paged", 3.9),
+        ("prefill_bf16_d128_paged", 2.6),
+        ("prefill_bf16_d128_full", 2.9),
+    ];
+    for (name, goal) in goals {
+        let entry = infer_kernels::catalog::find(name).expect("an entry of this name");
+        let mut case = Case::plain(entry, 2048);
+        let list = (0..128).rev().collect();
+        case.pages = Some(Pages {
+            size: 16,
+            count: 128,
+            csr: false,
+            lists: vec![list],
+        });
+        case.fill(&mut StdRng::seed_from_u64(1));
+        let device = Emulator::new(Config::default());
+        let kernel = device.load(entry.ptx).unwrap().kernel(name).unwrap();
+        let (params, _) = params(&case, &Memory(&device));
+        let stats = launch(&case, &params, &device, &kernel).unwrap();
+        let tensor: u64 = stats.mma.values().sum();
+        let others = (stats.warp_instructions - tensor) as f64 / tensor as f64;
+        println!("{name}: {others:.2} other instructions for each tensor operation");
+        assert!(others <= goal, "{name}: {others:.2}");
+        assert_eq!(stats.bank_conflicts, 0, "{name}");
+    }
 }
 
 #[test]

@@ -13,10 +13,10 @@ constexpr fragment::Element kElement = fragment::Element::kF16;
 constexpr int tile_k(int head_dim, prefill::Variant variant) {
   if (head_dim == 64) return 96;
   if (head_dim == 192 || (head_dim == 128 && variant == prefill::Variant::kFull)) return 48;
-  return 64;
+  return head_dim == 256 ? 32 : 64;
 }
 
-// Two blocks of 16 rows for each warp as long as their output fits.
+// Two blocks of 16 rows for each warp, or one and Q in registers where the output of two has no room.
 constexpr int kWarps = HEAD_DIM == 256 ? 8 : 4;
 constexpr prefill::Variant kVariant = prefill::Variant::VARIANT;
 using EntryConfig =

@@ -8,13 +8,14 @@
 //          options, D and Dv any multiples of 8 that fit
 // Grid     (ceil(max_seqlen_q / Br), Hq, batch), the heaviest causal tiles first        Block 128 = 4 warps; D=256: 8
 // Tile     Br=128; Bc by entry, see prefill.cu; f16 or bf16 in, f32 accumulate
-// Warps    S (Br×Bc), O (Br×Dv): rows 32w..32w+31 belong to warp w, as two blocks of 16; all columns. D=256: 16 rows each
+// Warps    S (Br×Bc), O (Br×Dv): rows 32w..32w+31 belong to warp w, as two blocks of 16; all columns. D=256: 16 rows
+//          to each warp, and Q in registers
 //          lane l holds rows l/4, l/4+8 of each block; columns 8j + 2(l%4) + {0,1}
 // Order    key tiles from the last that is seen backwards, so that the running maximum settles early; those that need a
 //          mask in a loop of their own. Tiles start at multiples of Bc keys and every row decides for itself when to
 //          rescale: its bits do not depend on the batch, on its tile or on the rows beside it
 // Smem     Q Br·D, K Bc·D, V Bc·Dv elements: 32+16+16 KiB at D=128, Bc=64; then a few lengths. Gathered keys: two offsets
-//          for each key of two tiles, a bit for each row and key of one: 2 KiB
+//          for each key of two tiles, a bit for each row and key of one: 2 KiB. D=256: K and V where Q was, 64 KiB
 // Stages   1 of K and 1 of V: V[j] arrives during S = QK[j]ᵀ, K[j-1] during O += PV[j]
 // Swizzle  16-byte chunk c of row r lives at c ^ (r % 8) within its 128-byte line; see swizzle.cuh
 // Regs     D=128, Bc=64: O 128 + S 64 + Q 8 + K or V 4 + m,l 8 = 212 before addressing; P replaces S as it is formed, and
@@ -23,7 +24,8 @@
 //             every thread's wait
 //          H2 a buffer is refilled only after the barrier that follows its last read. Offsets of tile j are written behind
 //             the last barrier of tile j+2, read up to the one of tile j: there are two of each
-//          H3 O overwrites the warp's own rows of Q: no other warp reads them, and lanes are ordered by __syncwarp
+//          H3 O overwrites the warp's own rows of Q: no other warp reads them, and lanes are ordered by __syncwarp.
+//             Where K and V follow Q, a barrier comes first
 //          H4 rows past the end: keys become zeros and a mask, queries become zeros and are never written
 //          H5 lengths, page ids and bounds come from device memory: each is loaded once, checked, and only the checked
 //             value is used
@@ -95,6 +97,7 @@ struct Walk {
   Keys keys;
   uint32_t wK, wV;      // where this thread copies a tile to
   uint32_t sQ, sK, sV;  // this lane's ldmatrix addresses
+  typename C::Queries rQ;  // Q, if it is kept
   int last;             // see `mask_behind`
   bool edge;            // gathered keys: whether `tile` needs a mask
 
@@ -112,8 +115,8 @@ struct Walk {
     uint64_t gQ = gQ0 + 2 * (C::kTileQ - Copy::kStep + row) * p.q_stride_token;
     keys.point(p, seq, kv_head, tile);
 
-    const uint32_t base_q = ptx::shared_address(smem.q);
-    const uint32_t base_k = ptx::shared_address(smem.k), base_v = ptx::shared_address(smem.v);
+    const uint32_t base_q = ptx::shared_address(smem.tiles + C::kAtQ);
+    const uint32_t base_k = ptx::shared_address(smem.tiles + C::kAtK), base_v = ptx::shared_address(smem.tiles + C::kAtV);
     wK = base_k + Copy::offset(tid);
     wV = base_v + C::CopyV::offset(tid);
     sQ = base_q + warp * C::kWarpRows * C::kKeyBytes +
@@ -125,6 +128,13 @@ struct Walk {
     const int lines = C::kOptions ? Copy::lines(tid, p.head_dim) : Copy::kLines;
     Copy::template bounded<C::kTileQ>(base_q + Copy::offset(tid), gQ, -2 * Copy::kStep * p.q_stride_token,
                                       q_rows - row, gQ0, lines);  // H4
+    if constexpr (C::kKeepQ) {
+      ptx::cp_async_commit_group();
+      ptx::cp_async_wait_group<0>();
+      __syncthreads();  // H1: Q is here
+      unroll<0, C::kHeadDim / 16>([&](auto i) { load_queries<C, i>(rQ[i], sQ); });
+      __syncthreads();  // H2: Q is no longer read
+    }
     if constexpr (C::kGather) {
       keys.copy_first(p, smem, wK, wV, tile);
       edge = true;
@@ -147,13 +157,13 @@ struct Walk {
     ptx::cp_async_wait_group<0>();
     if constexpr (C::kGather) {
       gap = __syncthreads_or(keys.absent && threadIdx.x < C::kTileK);  // H1: K[tile], offsets of tile-1. H2: V[tile+1] is no longer read
-      keys.template copy_v<kEdge>(smem, wV, tile);
+      keys.template copy_v<kEdge>(p, smem, wV, tile);
     } else {
       __syncthreads();  // H1: K[tile] is here. H2: V[tile+1] is no longer read
       if (!v_coming) keys.copy_v(wV);
     }
     ptx::cp_async_commit_group();
-    score<C>(s, sQ, sK);
+    score<C>(s, rQ, sQ, sK);
     if constexpr (C::kOptions) reshape<C>(p, smem, s, tile);
     if constexpr (kEdge && C::kGather) see<C>(p, smem, tile);
     if constexpr (kEdge && !C::kGather) mask_behind<C>(s, last, p.causal ? 8 : 0);
@@ -167,7 +177,7 @@ struct Walk {
     if constexpr (C::kGather) {
       typename Keys::Found found;
       accumulate<C>(o, state, s, scale, sV, [&] {
-        if (tile > span.begin) keys.copy_k(smem, wK, tile - 1);
+        if (tile > span.begin) keys.copy_k(p, smem, wK, tile - 1);
         ptx::cp_async_commit_group();
         found = keys.look_up(p, smem, tile - 2);
       });
@@ -221,8 +231,12 @@ __device__ __forceinline__ void epilogue(const PrefillParams& p, typename C::Sme
   const int q_first = (gridDim.x - 1 - blockIdx.x) * C::kTileQ;
   const int rows = smem.bounds[1] - smem.bounds[0] - q_first - warp_row;  // how many of the warp's rows exist
   const int64_t first_row = static_cast<int64_t>(smem.bounds[0]) + q_first + warp_row;
-  unsigned char* sO = smem.q + warp_row * C::kKeyBytes;
-  __syncwarp();  // H3: all lanes are done with Q
+  unsigned char* sO = smem.tiles + C::kAtQ + warp_row * C::kKeyBytes;
+  if constexpr (C::kKeepQ) {
+    __syncthreads();  // H3: all warps are done with K and V
+  } else {
+    __syncwarp();  // H3: all lanes are done with Q
+  }
   if constexpr (C::kGather) {
     if (tid == 0 && blockIdx.y == 0 && smem.bad_page) report(p.status, Offence::kPageId, blockIdx.z);
   }

@@ -23,6 +23,7 @@ struct Config {
   static constexpr bool kOptions = kVariant_ == Variant::kFull;  // what changes scores, masks and dims
   static constexpr int kWarps = kWarps_;
   static constexpr int kBlocks = kBlocks_;  // row blocks of 16 per warp: with fewer than 2, shared memory binds
+  static constexpr bool kKeepQ = kBlocks == 1;  // in registers, where there is room for it
   static constexpr int kWarpRows = 16 * kBlocks;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kTileQ = kWarpRows * kWarps;
@@ -37,10 +38,16 @@ struct Config {
   static_assert(kValueDim <= kHeadDim, "O takes the place of Q");
   static_assert(kTileK <= kThreads && kTileQ <= kThreads, "a thread for each key and for each query");
 
+  // Where the tiles of Q (later O), K and V begin. What keeps Q in registers has K and V follow it in the same place.
+  static constexpr int kAtQ = 0;
+  static constexpr int kAtK = kKeepQ ? 0 : kTileQ * kKeyBytes;
+  static constexpr int kAtV = kAtK + kTileK * kKeyBytes;
+  static constexpr int kQueryBytes = kTileQ * kKeyBytes, kKeyValueBytes = kTileK * (kKeyBytes + kValueBytes);
+  static constexpr int kTileBytes = !kKeepQ ? kQueryBytes + kKeyValueBytes
+                                    : kQueryBytes > kKeyValueBytes ? kQueryBytes : kKeyValueBytes;
+
   struct LeanSmem {
-    unsigned char q[kTileQ * kKeyBytes];
-    unsigned char k[kTileK * kKeyBytes];
-    unsigned char v[kTileK * kValueBytes];
+    unsigned char tiles[kTileBytes];
     int32_t bounds[4];
   };
   struct GatherSmem : LeanSmem {
@@ -63,6 +70,7 @@ struct Config {
   using CopyK = TileCopy<kThreads, kKeyBytes>;  // Q too
   using CopyV = TileCopy<kThreads, kValueBytes>;
   using Scores = float[kBlocks][kKeyCols][4];
+  using Queries = uint32_t[kHeadDim / 16][kBlocks][4];
   using Output = float[kBlocks][kOutCols][4];
 };
 

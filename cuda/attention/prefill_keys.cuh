@@ -55,7 +55,6 @@ struct RaggedKeys {
 template <class C>
 struct GatheredKeys {
   uint64_t gK, gV;  // this thread's chunk of the head's row at offset 0
-  int k_lines, v_lines;  // how many of its lines of a row exist
   bool absent;      // whether its key of the tile published last does not exist
 
   // What a thread finds out about its key of a tile: nothing, unless it is wanted.
@@ -69,22 +68,20 @@ struct GatheredKeys {
     const uint32_t tid = threadIdx.x, chunk = C::CopyK::chunk(tid);
     gK = first_row(p.k, chunk, seq.k_start, p.k_stride_token, kv_head, p.k_stride_head);
     gV = first_row(p.v, chunk, seq.k_start, p.v_stride_token, kv_head, p.v_stride_head);
-    k_lines = C::kOptions ? C::CopyK::lines(tid, p.head_dim) : C::CopyK::kLines;
-    v_lines = C::kOptions ? C::CopyV::lines(tid, p.v_dim) : C::CopyV::kLines;
   }
 
   // Looks up the first two tiles and copies K of the first.
   __device__ __forceinline__ void copy_first(const PrefillParams& p, typename C::Smem& smem, uint32_t wK, uint32_t wV,
                                              int tile) {
     if constexpr (C::kOptions) {  // H7
-      C::CopyK::template clear<C::kTileK>(wK, k_lines);
-      C::CopyV::template clear<C::kTileK>(wV, v_lines);
+      C::CopyK::template clear<C::kTileK>(wK, k_lines(p, threadIdx.x));
+      C::CopyV::template clear<C::kTileK>(wV, v_lines(p, threadIdx.x));
     }
     const Found last = look_up(p, smem, tile), before = look_up(p, smem, tile - 1);
     publish(p, smem, tile, last);
     publish(p, smem, tile - 1, before);
     __syncthreads();  // H1: offsets
-    copy_k(smem, wK, tile);
+    copy_k(p, smem, wK, tile);
   }
 
   // Finds the page of this thread's key of a tile.
@@ -116,14 +113,24 @@ struct GatheredKeys {
     if (tid < C::kTileK) smem.v_offsets[tile & 1][tid] = offset(p.v_stride_page, p.v_stride_token);
   }
 
-  __device__ __forceinline__ void copy_k(const typename C::Smem& smem, uint32_t wK, int tile) {
-    const uint32_t* offsets = smem.k_offsets[tile & 1] + C::CopyK::row(ptx::reread_tid());
-    C::CopyK::template gathered<C::kTileK, true>(wK, gK, offsets, k_lines);
+  __device__ __forceinline__ void copy_k(const PrefillParams& p, const typename C::Smem& smem, uint32_t wK, int tile) {
+    const uint32_t tid = ptx::reread_tid();
+    const uint32_t* offsets = smem.k_offsets[tile & 1] + C::CopyK::row(tid);
+    C::CopyK::template gathered<C::kTileK, true>(wK, gK, offsets, k_lines(p, tid));
   }
   template <bool kMayLack>
-  __device__ __forceinline__ void copy_v(const typename C::Smem& smem, uint32_t wV, int tile) {
-    const uint32_t* offsets = smem.v_offsets[tile & 1] + C::CopyV::row(ptx::reread_tid());
-    C::CopyV::template gathered<C::kTileK, kMayLack>(wV, gV, offsets, v_lines);
+  __device__ __forceinline__ void copy_v(const PrefillParams& p, const typename C::Smem& smem, uint32_t wV, int tile) {
+    const uint32_t tid = ptx::reread_tid();
+    const uint32_t* offsets = smem.v_offsets[tile & 1] + C::CopyV::row(tid);
+    C::CopyV::template gathered<C::kTileK, kMayLack>(wV, gV, offsets, v_lines(p, tid));
+  }
+
+  // How many of the thread's lines of a row exist.
+  static __device__ __forceinline__ int k_lines(const PrefillParams& p, uint32_t tid) {
+    return C::kOptions ? C::CopyK::lines(tid, p.head_dim) : C::CopyK::kLines;
+  }
+  static __device__ __forceinline__ int v_lines(const PrefillParams& p, uint32_t tid) {
+    return C::kOptions ? C::CopyV::lines(tid, p.v_dim) : C::CopyV::kLines;
   }
 };
 

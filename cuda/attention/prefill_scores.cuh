@@ -12,15 +12,28 @@
 
 namespace prefill {
 
-// S = Q·Kᵀ for the warp's rows and the tile's keys. sQ, sK: this lane's ldmatrix addresses.
+// The warp's rows of Q, 16 of their columns, as step i of `score` wants them.
+template <class C, int i>
+__device__ __forceinline__ void load_queries(uint32_t (&rQ)[C::kBlocks][4], uint32_t sQ) {
+  constexpr int d = swizzle::pair<C::kKeyBytes>(i);
+  unroll<0, C::kBlocks>([&](auto b) {
+    ptx::ldmatrix_x4<swizzle::immediate<C::kKeyBytes>(d, b)>(rQ[b], swizzle::turn<C::kKeyBytes>(sQ, d));
+  });
+}
+
+// S = Q·Kᵀ for the warp's rows and the tile's keys. sQ, sK: this lane's ldmatrix addresses. kept: Q, if kept.
 template <class C>
-__device__ __forceinline__ void score(typename C::Scores& s, uint32_t sQ, uint32_t sK) {
+__device__ __forceinline__ void score(typename C::Scores& s, const typename C::Queries& kept, uint32_t sQ,
+                                      uint32_t sK) {
   unroll<0, C::kHeadDim / 16>([&](auto i) {
     constexpr int d = swizzle::pair<C::kKeyBytes>(i);
     uint32_t rQ[C::kBlocks][4];
-    unroll<0, C::kBlocks>([&](auto b) {
-      ptx::ldmatrix_x4<swizzle::immediate<C::kKeyBytes>(d, b)>(rQ[b], swizzle::turn<C::kKeyBytes>(sQ, d));
-    });
+    if constexpr (C::kKeepQ) {
+#pragma unroll
+      for (int r = 0; r < C::kBlocks * 4; ++r) rQ[r / 4][r % 4] = kept[i][r / 4][r % 4];
+    } else {
+      load_queries<C, i>(rQ, sQ);
+    }
     unroll<0, C::kKeyCols / 2>([&](auto j) {
       uint32_t rK[4];
       ptx::ldmatrix_x4<swizzle::immediate<C::kKeyBytes>(d, j)>(rK, swizzle::turn<C::kKeyBytes>(sK, d));
