@@ -8,6 +8,7 @@
 //!   names that one, which names the next. The assemblers of CUDA 11.8 and 12.0 crash on that for
 //!   sm_90. The shipped text has one level: the line itself and, where that line belongs to
 //!   `cuda/common/` or the toolkit, the line of the kernel that it was inlined into.
+//! - nvcc remarks which bytes of a load are used, in a pragma that older versions do not know.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -16,7 +17,7 @@ use super::Result;
 use super::declaration::{Compiler, Declaration};
 
 /// Counts the changes to what this file makes of nvcc's text: part of every entry's fingerprint.
-pub const FORMAT: &str = "1";
+pub const FORMAT: &str = "2";
 
 /// Where a text comes from.
 pub struct Origin<'a> {
@@ -54,7 +55,7 @@ pub fn ship(raw: &str, entry: &Declaration, origin: &Origin) -> Result<String> {
             lines
                 .read(line)
                 .ok_or_else(|| format!("not understood: {line}"))?;
-        } else if !matches!(line.trim(), "// begin inline asm" | "// end inline asm") {
+        } else if !is_remark(line.trim()) {
             if !line.trim().is_empty() {
                 lines.write(&mut text);
             }
@@ -67,6 +68,13 @@ pub fn ship(raw: &str, entry: &Declaration, origin: &Origin) -> Result<String> {
         return Err("line information of inlined code needs ptx_version 7.2".to_owned());
     }
     Ok(text)
+}
+
+/// What means nothing to the machine code: marks around inline assembly, and nvcc's remark that not
+/// all of a vector load's result is used, which only assemblers from CUDA 12.3 on accept.
+fn is_remark(line: &str) -> bool {
+    matches!(line, "// begin inline asm" | "// end inline asm")
+        || line.starts_with(".pragma \"used_bytes_mask")
 }
 
 /// What line information refers to.

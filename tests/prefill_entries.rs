@@ -562,22 +562,22 @@ fn describe(case: &Case) -> String {
     )
 }
 
-/// One head of 2048 causal tokens, from pages of 16 where the entry can: instructions besides each tensor operation over the
+/// One head of 4096 causal tokens, from pages of 16 where the entry can: instructions besides each tensor operation over the
 /// whole launch, edges and look-ups included, and no bank conflict.
 #[test]
 fn pages_cost_little() {
     let goals = [
-        ("prefill_bf16_d64_paged", 3.9),
-        ("prefill_bf16_d128_paged", 2.6),
-        ("prefill_bf16_d128_full", 2.9),
+        ("prefill_bf16_d64_paged", 4.4),
+        ("prefill_bf16_d128_paged", 2.7),
+        ("prefill_bf16_d128_full", 3.1),
     ];
     for (name, goal) in goals {
         let entry = infer_kernels::catalog::find(name).expect("an entry of this name");
-        let mut case = Case::plain(entry, 2048);
-        let list = (0..128).rev().collect();
+        let mut case = Case::plain(entry, 4096);
+        let list = (0..256).rev().collect();
         case.pages = Some(Pages {
             size: 16,
-            count: 128,
+            count: 256,
             csr: false,
             lists: vec![list],
         });

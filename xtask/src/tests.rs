@@ -232,6 +232,7 @@ const RAW: &str = "//
 \t// begin inline asm
 \tnop;
 \t// end inline asm
+\t.pragma \"used_bytes_mask 15\";
 \t.loc\t1 20 3, function_name $L__info_string2, inlined_at 1 11 3
 \tret;
 
