@@ -6,6 +6,7 @@
 //! | find a device, move data | [`Device`], [`Stream`], [`Buffer`] |
 //! | hand over memory of another crate | [`Region`], [`Tensor`], and the adapters on [`Stream`] |
 //! | compute attention over whole prompts | [`attention::prefill`] |
+//! | multiply matrices: linear layers | [`gemm`] |
 //! | see what a kernel skipped | [`StatusWord`] |
 //! | compare with the mathematics | [`mod@reference`] |
 //!
@@ -28,7 +29,9 @@ pub mod catalog;
 mod device;
 mod dtype;
 pub mod error;
+pub mod gemm;
 mod operand;
+mod params;
 pub mod reference;
 mod status;
 mod tensor;

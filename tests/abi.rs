@@ -7,6 +7,7 @@ use std::mem::{align_of, size_of};
 
 use infer_kernels::attention::prefill::PrefillParams;
 use infer_kernels::catalog::{ENTRIES, Entry};
+use infer_kernels::gemm::GemmParams;
 
 /// What follows `before` in the entry's PTX, up to `after`.
 fn between<'a>(entry: &'a Entry, before: &str, after: &str) -> &'a str {
@@ -85,54 +86,69 @@ fn the_catalog_repeats_the_ptx() {
     }
 }
 
+/// A family's parameter as Rust has it.
+struct Passed {
+    kernel: &'static str,
+    fields: &'static [(&'static str, usize)],
+    size: usize,
+    align: usize,
+    header: &'static str,
+}
+
+const PASSED: &[Passed] = &[
+    Passed {
+        kernel: "prefill",
+        fields: PrefillParams::FIELDS,
+        size: size_of::<PrefillParams>(),
+        align: align_of::<PrefillParams>(),
+        header: include_str!("../cuda/attention/prefill_params.cuh"),
+    },
+    Passed {
+        kernel: "gemm",
+        fields: GemmParams::FIELDS,
+        size: size_of::<GemmParams>(),
+        align: align_of::<GemmParams>(),
+        header: include_str!("../cuda/gemm/gemm_params.cuh"),
+    },
+];
+
 #[test]
 fn rust_passes_what_the_kernel_declares() {
-    let prefill = || ENTRIES.iter().filter(|entry| entry.kernel == "prefill");
-    assert!(prefill().count() >= 4);
-    let offsets: Vec<u32> = PrefillParams::FIELDS
-        .iter()
-        .map(|&(_, at)| at as u32)
-        .collect();
-    for entry in prefill() {
+    for entry in ENTRIES {
+        let name = entry.name;
+        let passed = PASSED
+            .iter()
+            .find(|passed| passed.kernel == entry.kernel)
+            .unwrap_or_else(|| panic!("{name}: nothing is known of `{}`", entry.kernel));
         let alignment = between(entry, ".entry ", " .b8 ");
         let (_, alignment) = alignment
             .rsplit_once(".align ")
             .expect("the parameter's alignment");
-        assert_eq!(
-            number(alignment) as usize,
-            align_of::<PrefillParams>(),
-            "{}",
-            entry.name
-        );
-        assert_eq!(
-            entry.param_bytes as usize,
-            size_of::<PrefillParams>(),
-            "{}",
-            entry.name
-        );
-        assert_eq!(entry.param_offsets, offsets, "{}", entry.name);
+        assert_eq!(number(alignment) as usize, passed.align, "{name}");
+        assert_eq!(entry.param_bytes as usize, passed.size, "{name}");
+        let offsets: Vec<u32> = passed.fields.iter().map(|&(_, at)| at as u32).collect();
+        assert_eq!(entry.param_offsets, offsets, "{name}");
     }
 }
 
 /// Equal offsets do not show that two fields of one size are in the same order: their names do.
 #[test]
 fn rust_names_the_fields_as_the_kernel_does() {
-    let header = include_str!("../cuda/attention/prefill_params.cuh");
-    let names: Vec<&str> = header
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("X("))
-        .filter_map(|line| {
-            line.split_once(", ")?
-                .1
-                .split_once(')')
-                .map(|(name, _)| name)
-        })
-        .collect();
-    let fields: Vec<&str> = PrefillParams::FIELDS
-        .iter()
-        .map(|&(name, _)| name)
-        .collect();
-    assert_eq!(fields, names);
+    for passed in PASSED {
+        let names: Vec<&str> = passed
+            .header
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("X("))
+            .filter_map(|line| {
+                line.split_once(", ")?
+                    .1
+                    .split_once(')')
+                    .map(|(name, _)| name)
+            })
+            .collect();
+        let fields: Vec<&str> = passed.fields.iter().map(|&(name, _)| name).collect();
+        assert_eq!(fields, names, "{}", passed.kernel);
+    }
 }
 
 /// Where the emulator can load the modules, its reader must agree too.

@@ -59,6 +59,18 @@ __device__ __forceinline__ uint32_t pack(float low, float high) {
   }
 }
 
+// The two elements of a pair, `low` in bits 0-15; exact.
+template <Element kElement>
+__device__ __forceinline__ void unpack(uint32_t pair, float& low, float& high) {
+  if constexpr (kElement == Element::kF16) {
+    low = ptx::cvt_f32_f16(static_cast<uint16_t>(pair));
+    high = ptx::cvt_f32_f16(static_cast<uint16_t>(pair >> 16));
+  } else {
+    low = __uint_as_float(pair << 16);
+    high = __uint_as_float(pair & 0xffff0000u);
+  }
+}
+
 // Maximum and sum over the four lanes that share an accumulator row.
 __device__ __forceinline__ float quad_max(float x) {
   x = fmaxf(x, ptx::shfl_bfly(x, 1));

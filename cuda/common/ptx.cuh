@@ -32,6 +32,10 @@ __device__ __forceinline__ uint64_t opaque(uint64_t address) {
   asm volatile("" : "+l"(address));
   return address;
 }
+__device__ __forceinline__ uint32_t opaque(uint32_t address) {
+  asm volatile("" : "+r"(address));
+  return address;
+}
 
 // ---- asynchronous copies ------------------------------------------------------------------------------------------
 
@@ -143,6 +147,13 @@ __device__ __forceinline__ uint32_t cvt_rn_f16x2(float low, float high) {
 __device__ __forceinline__ uint32_t cvt_rn_bf16x2(float low, float high) {
   uint32_t d;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+  return d;
+}
+
+// cvt.f32.f16: exact.
+__device__ __forceinline__ float cvt_f32_f16(uint16_t x) {
+  float d;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(d) : "h"(x));
   return d;
 }
 

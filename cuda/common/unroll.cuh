@@ -16,3 +16,12 @@ __device__ __forceinline__ void unroll(F&& f) {
     unroll<kFirst + 1, kEnd>(f);
   }
 }
+
+// The same with f returning whether to go on: whether it always did.
+template <int kFirst, int kEnd, class F>
+__device__ __forceinline__ bool unroll_while(F&& f) {
+  if constexpr (kFirst < kEnd) {
+    return f(Index<kFirst>{}) && unroll_while<kFirst + 1, kEnd>(f);
+  }
+  return true;
+}

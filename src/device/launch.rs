@@ -7,6 +7,7 @@
 pub(crate) use super::backend::LaunchShape;
 use super::{DeviceError, Kernel, Stream};
 use crate::attention::prefill::{self, PrefillArgs, PrefillError, PrefillPlan};
+use crate::gemm::{self, GemmArgs, GemmError, GemmPlan};
 
 /// A launch whose operands have been checked.
 ///
@@ -43,6 +44,27 @@ unsafe impl Launch for prefill::Bound<'_> {
     }
     fn params(&self) -> &[u8] {
         bytemuck::bytes_of(&self.params)
+    }
+    fn stream_checked(&self) -> &Stream {
+        self.stream
+    }
+}
+
+// SAFETY: ABI: `GemmParams` is compared with the PTX, field by field, by tests/abi.rs. Bounds: made
+// only of a `gemm::Bound`, whose making proves every row of every operand from shapes and strides;
+// the kernels read no index from memory. Aliasing: `y` and the workspace are `TensorMut`, kept apart
+// from each other and from every input; only a residual in place is `y` itself, each element of which
+// is read by the thread that then writes it. Residency: `Bound` checks the device of every operand,
+// and that it is freed in the order of this stream or belongs to a promise.
+unsafe impl Launch for gemm::BoundLaunch<'_> {
+    fn kernel(&self) -> &Kernel {
+        self.kernel
+    }
+    fn shape(&self) -> LaunchShape {
+        self.shape
+    }
+    fn params(&self) -> &[u8] {
+        bytemuck::bytes_of(self.params)
     }
     fn stream_checked(&self) -> &Stream {
         self.stream
@@ -114,5 +136,32 @@ impl PrefillPlan {
         let bound = self.bind(stream, args)?;
         // SAFETY: What the operands must keep for replays is what the caller promises.
         Ok(unsafe { Stream::enqueue_captured(&bound) }?)
+    }
+}
+
+/// Running inside a graph, where the addresses outlive the borrows.
+impl GemmPlan {
+    /// As [`GemmPlan::run`], also on a stream that is recording a graph.
+    ///
+    /// # Errors
+    /// As for [`GemmPlan::run`].
+    ///
+    /// # Safety
+    /// Until the last replay of a graph that this is recorded into has finished: no operand is
+    /// freed, and none is used in a way that is not ordered with the replays. The device and this
+    /// plan's handle of it stay alive as long.
+    pub unsafe fn run_captured(
+        &self,
+        stream: &Stream,
+        args: GemmArgs<'_>,
+    ) -> Result<(), GemmError> {
+        let bound = self.bind(stream, args)?;
+        // SAFETY: What the operands must keep for replays is what the caller promises.
+        unsafe { Stream::enqueue_captured(&bound.product()) }?;
+        match bound.sums() {
+            // SAFETY: The same.
+            Some(sums) => Ok(unsafe { Stream::enqueue_captured(&sums) }?),
+            None => Ok(()),
+        }
     }
 }

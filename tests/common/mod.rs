@@ -1,8 +1,9 @@
-//! What tests of prefill share.
+//! What tests share.
 #![allow(dead_code, unused_imports, reason = "each test file uses a part")]
 
 mod case;
 pub mod covering;
+pub mod gemm;
 mod operand;
 mod pages;
 pub mod spec;

@@ -1,8 +1,13 @@
 //! Each entry once through each backend, against the reference.
 
+use half::{bf16, f16};
 use infer_kernels::attention::prefill::HeadShape;
-use infer_kernels::{DType, catalog};
+use infer_kernels::gemm::{GemmPlan, GemmProblem, WeightLayout};
+use infer_kernels::{DType, Device, Float, catalog};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 
+use crate::common::gemm::{self, Matrix};
 use crate::common::{AnyCase, Lengths};
 use crate::{BACKENDS, emulated};
 
@@ -10,12 +15,8 @@ use crate::{BACKENDS, emulated};
 fn every_entry_gives_the_references_result() {
     for backend in BACKENDS {
         let device = emulated(backend);
-        let lean = |entry: &&catalog::Entry| entry.variant == "lean";
+        let lean = |entry: &&catalog::Entry| entry.kernel == "prefill" && entry.variant == "lean";
         for (seed, entry) in catalog::ENTRIES.iter().filter(lean).enumerate() {
-            assert_eq!(
-                entry.kernel, "prefill",
-                "a new kernel wants a smoke case here"
-            );
             let dtype = match entry.dtype {
                 "f16" => DType::F16,
                 _ => DType::BF16,
@@ -31,4 +32,49 @@ fn every_entry_gives_the_references_result() {
                 .unwrap_or_else(|error| panic!("{} on {device}: {error}", entry.name));
         }
     }
+}
+
+#[test]
+fn every_gemm_entry_gives_the_references_result() {
+    for backend in BACKENDS {
+        let device = emulated(backend);
+        for entry in catalog::ENTRIES.iter().filter(|e| e.kernel == "gemm") {
+            let of = match entry.dtype {
+                "f16" => gemm_case::<f16>,
+                _ => gemm_case::<bf16>,
+            };
+            of(entry, &device)
+                .unwrap_or_else(|error| panic!("{} on {device}: {error}", entry.name));
+        }
+    }
+}
+
+/// A product of this entry; for the one that adds up splits, of another and then of this.
+fn gemm_case<T: Float>(
+    entry: &'static catalog::Entry,
+    device: &Device,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let (m, n, k) = (5, 24, 104);
+    let rng = &mut StdRng::seed_from_u64(7);
+    let problem = GemmProblem::new(T::DTYPE, m, n, k);
+    let tile = Some([entry.tile_q as usize, entry.tile_k as usize]);
+    let (problem, w) = match entry.variant {
+        "nk" => (problem.tile(tile), [n, k]),
+        "kn" => (problem.layout(WeightLayout::Kn).tile(tile), [k, n]),
+        "any" => (problem.aligned(false), [n, k]),
+        "reduce" => (problem.splits(Some(3)), [n, k]),
+        other => panic!("a new variant {other} wants a smoke case here"),
+    };
+    let plan = GemmPlan::new(device, &problem)?;
+    assert!(plan.entry() == entry.name || entry.variant == "reduce");
+    let (x, w) = (Matrix::random(rng, [m, k], 8), Matrix::random(rng, w, 8));
+    gemm::Case::<T>::plain(problem, x, w).check(device)?;
+    Ok(())
+}
+
+#[test]
+fn every_kernel_has_a_smoke_case() {
+    let kernels: std::collections::BTreeSet<_> =
+        catalog::ENTRIES.iter().map(|entry| entry.kernel).collect();
+    assert_eq!(Vec::from_iter(kernels), ["gemm", "prefill"]);
 }

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod device;
+mod gemm;
 mod operand;
 mod options;
 mod prefill;

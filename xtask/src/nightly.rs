@@ -70,6 +70,12 @@ const PARTS: &[Part] = &[
         steps: |_| Ok(random_cases("prefill_hostile", "garbage", 10)),
     },
     Part {
+        name: "gemm-many",
+        about: "matrix products: 8000 random cases on 8 schedules of the emulator",
+        sources: EMULATED,
+        steps: |_| Ok(random_cases("gemm_random", "random_cases", 8)),
+    },
+    Part {
         name: "driver",
         about: "the prefill suite through cudarc and cust, on the emulator's CUDA driver, on 4 schedules",
         sources: DRIVEN,

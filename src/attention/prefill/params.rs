@@ -1,25 +1,7 @@
 //! The kernel's parameter: `cuda/attention/prefill_params.cuh`, compared field by field with the
 //! PTX by tests/abi.rs.
 
-use bytemuck::{Pod, Zeroable};
-
-macro_rules! params {
-    ($(#[$doc:meta])* $name:ident { $($field:ident: $ty:ty,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
-        #[repr(C)]
-        #[allow(missing_docs)] // Documented where the kernel declares them.
-        pub struct $name { $(pub $field: $ty,)* }
-
-        impl $name {
-            /// Every field and its offset, in order.
-            pub const FIELDS: &[(&str, usize)] =
-                &[$((stringify!($field), std::mem::offset_of!($name, $field)),)*];
-        }
-    };
-}
-
-params! {
+crate::params::params! {
     /// What a prefill entry is given, by value. Public for tests of the binary interface only.
     PrefillParams {
         q: u64,
