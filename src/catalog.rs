@@ -25,11 +25,12 @@ pub struct Entry {
     pub v_dim: u32,
     /// Which of a family's entries of one type and head dimension. `prefill`: `lean` for ragged
     /// keys and no options, `paged` for paged keys and no options, `full` for everything and head
-    /// dimensions up to the entry's.
+    /// dimensions up to the entry's. `gemm`: `nk` and `kn` for weights stored so, `any` for any
+    /// strides, `reduce` to add up splits.
     pub variant: &'static str,
     /// Query rows (output rows) of a block.
     pub tile_q: u32,
-    /// Key rows (rows of whatever the block loops over) of a tile.
+    /// Key rows of a tile, or rows of weights: of the operand that meets the first.
     pub tile_k: u32,
     /// Tiles in flight.
     pub stages: u32,

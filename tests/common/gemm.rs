@@ -88,7 +88,7 @@ impl<T: Float> Case<T> {
         if rng.random_bool(0.2) {
             k += 256 * rng.random_range(1..4);
         }
-        let aligned = seed % 6 != 0;
+        let aligned = !seed.is_multiple_of(6);
         let layout = [WeightLayout::Nk, WeightLayout::Kn][seed as usize / 2 % 2];
         if aligned && layout == WeightLayout::Kn {
             n = n.next_multiple_of(8);
@@ -143,7 +143,10 @@ impl<T: Float> Case<T> {
                     .collect()
             })
         };
-        let (bias, bias_up) = (vector(seed % 3 == 0), vector(gated && seed % 5 < 2));
+        let (bias, bias_up) = (
+            vector(seed.is_multiple_of(3)),
+            vector(gated && seed % 5 < 2),
+        );
         let residual = rng.random_bool(0.4).then(|| Matrix::random(rng, [m, n], 1));
         let in_place = residual.is_some() && out == T::DTYPE && rng.random_bool(0.5);
         Case {
