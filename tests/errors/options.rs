@@ -2,11 +2,11 @@
 
 use half::bf16;
 use infer_kernels::attention::prefill::{
-    Kv, KvLayout, Mask, PageTable, PrefillArgs, PrefillError, PrefillProblem,
+    Kv, KvLayout, Mask, PageTable, PrefillArgs, PrefillError, PrefillProblem, SoftCap,
 };
 use infer_kernels::{DType, OperandError, Region, Tensor, TensorMut};
 
-use crate::setup::{HEADS, PAGE, ROWS, Setup, over, paged};
+use crate::setup::{HEADS, PAGE, ROWS, Setup, over, paged, ragged};
 
 fn everything(problem: PrefillProblem) -> PrefillProblem {
     let problem = problem.paged(PAGE).alibi(true).sinks(true).mask(true);
@@ -282,8 +282,26 @@ fn pools_that_are_too_large_to_address() {
     assert_eq!((expected, got), (1 << 36, pages as u128 * 768));
     assert_eq!(
         error.to_string(),
-        format!("k: expected pages within 68719476736 bytes, got {got}")
+        format!("k: expected rows within 68719476736 bytes, got {got}")
     );
+}
+
+#[test]
+fn ragged_rows_that_are_too_far_apart_for_options() {
+    let far = |setup: &Setup| -> Tensor<'static, 3> {
+        // SAFETY: As in `over`: nothing is launched.
+        let region = unsafe { Region::from_raw_parts(4096, 1 << 40, DType::BF16, &setup.device) };
+        let stride = 1 << 33; // Elements: the last of six rows is 80 GiB from the first.
+        region.strided(0, [ROWS, 2, 64], [stride, 64, 1]).unwrap()
+    };
+    let mut setup = Setup::with(|problem| problem.softcap(SoftCap::Approx(30.0)));
+    let tensor = far(&setup);
+    let error = setup
+        .run(|args| {
+            *ragged(args).k = tensor;
+        })
+        .unwrap_err();
+    assert!(matches!(error, PrefillError::PoolSize { tensor: "k", .. }));
 }
 
 #[test]

@@ -53,8 +53,25 @@ impl<'a> Bound<'a> {
     }
 }
 
-/// How many bytes of a page pool the kernels address: 2^32 rows of 16 bytes.
-const PAGE_REACH: u128 = (1 << 32) * ALIGNMENT as u128;
+/// How many bytes of keys or values the kernels address where they look rows up: 2^32 chunks of 16.
+const REACH: u128 = (1 << 32) * ALIGNMENT as u128;
+
+/// The operand's rows can be addressed by what the kernels look up.
+fn within_reach<const R: usize>(operand: Operand<'_, '_, R>) -> Result<(), PrefillError> {
+    let expected = REACH;
+    let got = operand
+        .tensor
+        .span()
+        .map_or(0, |span| span.end - span.start);
+    if got <= expected {
+        return Ok(());
+    }
+    Err(PrefillError::PoolSize {
+        tensor: operand.name,
+        expected,
+        got,
+    })
+}
 
 /// No sequence of pages has more keys than this, so that positions stay within 32 bits.
 const MOST_KEYS: usize = 1 << 30;
@@ -131,6 +148,12 @@ impl Binder<'_> {
         let rows = k.shape()[0];
         let (k_strides, total) = self.rows("k", k, [rows, heads.kv, heads.dim])?;
         let (v_strides, _) = self.rows("v", v, [rows, heads.kv, v_dim])?;
+        // Where keys may have options, they are looked up as pages are.
+        if self.plan.kernel().entry().variant == "full" {
+            for (name, tensor) in [("k", k), ("v", v)] {
+                within_reach(Operand { name, tensor })?;
+            }
+        }
         let params = &mut self.params;
         (params.k, params.v, params.total_k) = (k.address(), v.address(), total);
         [params.k_stride_token, params.k_stride_head] = k_strides;
@@ -178,15 +201,7 @@ impl Binder<'_> {
         operand.shape(shape)?;
         operand.place(self.stream)?;
         let [page, slot, head, _] = operand.aligned_strides()?;
-        let got = tensor.span().map_or(0, |span| span.end - span.start);
-        if got > PAGE_REACH {
-            let expected = PAGE_REACH;
-            return Err(PrefillError::PoolSize {
-                tensor: name,
-                expected,
-                got,
-            });
-        }
+        within_reach(operand)?;
         Ok([page, slot, head])
     }
 

@@ -132,8 +132,8 @@ pub enum PrefillError {
         /// What was given.
         got: &'static str,
     },
-    /// A pool of pages that spans more memory than kernels address.
-    #[error("{tensor}: expected pages within {expected} bytes, got {got}")]
+    /// Keys or values that span more memory than kernels address when they look them up.
+    #[error("{tensor}: expected rows within {expected} bytes, got {got}")]
     PoolSize {
         /// Which operand.
         tensor: &'static str,
