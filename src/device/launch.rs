@@ -31,10 +31,9 @@ pub(crate) unsafe trait Launch {
 // `Bound` is made only by `PrefillPlan::bind`, which proves every row of every operand from shapes,
 // strides and the regions they were laid over; the kernel checks what it reads from lengths, page
 // tables and mask offsets and skips what is out of range, and the emulator's hostile tests hold it to
-// that. Aliasing: `out` and
-// `lse` are `TensorMut`, and `bind` refuses any overlap that raw regions could have made; the status
-// word is only ever touched by atomics. Residency: `bind` checks the device of every operand, and
-// that it is freed in the order of this stream or belongs to a promise.
+// that. Aliasing: `out` and `lse` are `TensorMut`, and `bind` refuses any overlap that raw regions
+// could have made; the status word is only ever touched by atomics. Residency: `bind` checks the
+// device of every operand, and that it is freed in the order of this stream or belongs to a promise.
 unsafe impl Launch for prefill::Bound<'_> {
     fn kernel(&self) -> &Kernel {
         self.plan.kernel()
