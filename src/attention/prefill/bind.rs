@@ -234,9 +234,9 @@ impl Binder<'_> {
     fn options(&mut self, args: &PrefillArgs<'_>) -> Result<(), PrefillError> {
         let problem = self.plan.problem();
         let (batch, heads) = (problem.batch, problem.heads.query);
-        planned("alibi", problem.alibi, args.alibi.is_some())?;
-        planned("sinks", problem.sinks, args.sinks.is_some())?;
-        planned("mask", problem.mask, args.mask.is_some())?;
+        PrefillError::unless_planned("alibi", problem.alibi, args.alibi.is_some())?;
+        PrefillError::unless_planned("sinks", problem.sinks, args.sinks.is_some())?;
+        PrefillError::unless_planned("mask", problem.mask, args.mask.is_some())?;
         if let Some(slopes) = &args.alibi {
             self.params.alibi_slopes = self.vector("alibi", slopes, DType::F32, [heads])?;
         }
@@ -423,16 +423,4 @@ fn apart_from_inputs<const R: usize>(
         from_vector("mask offsets", offsets)?;
     }
     Ok(())
-}
-
-/// An option's operand is given exactly if the option is planned.
-fn planned(tensor: &'static str, expected: bool, got: bool) -> Result<(), PrefillError> {
-    if expected == got {
-        return Ok(());
-    }
-    Err(PrefillError::Option {
-        tensor,
-        expected,
-        got,
-    })
 }

@@ -155,3 +155,21 @@ pub enum PrefillError {
     #[error(transparent)]
     Device(#[from] DeviceError),
 }
+
+impl PrefillError {
+    /// An option's operand is given exactly if the option is planned.
+    pub(crate) fn unless_planned(
+        tensor: &'static str,
+        expected: bool,
+        got: bool,
+    ) -> Result<(), PrefillError> {
+        if expected == got {
+            return Ok(());
+        }
+        Err(PrefillError::Option {
+            tensor,
+            expected,
+            got,
+        })
+    }
+}

@@ -282,10 +282,10 @@ fn check<T: Float>(
         ("alibi", problem.alibi, inputs.alibi),
         ("sinks", problem.sinks, inputs.sinks),
     ] {
-        planned(tensor, expected, values.is_some())?;
+        PrefillError::unless_planned(tensor, expected, values.is_some())?;
         length(tensor, values.map_or(query, <[f32]>::len), query)?;
     }
-    planned("mask", problem.mask, inputs.mask.is_some())?;
+    PrefillError::unless_planned("mask", problem.mask, inputs.mask.is_some())?;
     let bounds = inputs.mask.map_or(batch + 1, |mask| mask.offsets.len());
     length("mask offsets", bounds, batch + 1)?;
     Ok(())
@@ -324,17 +324,6 @@ fn offsets(tensor: &'static str, offsets: &[i32], expected: usize) -> Result<(),
         return Ok(());
     }
     Err(PrefillError::Batch {
-        tensor,
-        expected,
-        got,
-    })
-}
-
-fn planned(tensor: &'static str, expected: bool, got: bool) -> Result<(), PrefillError> {
-    if expected == got {
-        return Ok(());
-    }
-    Err(PrefillError::Option {
         tensor,
         expected,
         got,
