@@ -7,6 +7,7 @@
 //! | hand over memory of another crate | [`Region`], [`Tensor`], and the adapters on [`Stream`] |
 //! | compute attention over whole prompts | [`attention::prefill`] |
 //! | multiply matrices: linear layers | [`gemm`] |
+//! | load and pack 4-bit weights | [`int4`] |
 //! | see what a kernel skipped | [`StatusWord`] |
 //! | compare with the mathematics | [`mod@reference`] |
 //!
@@ -30,6 +31,7 @@ mod device;
 mod dtype;
 pub mod error;
 pub mod gemm;
+pub mod int4;
 mod operand;
 mod params;
 pub mod reference;

@@ -4,6 +4,7 @@
 mod case;
 pub mod covering;
 pub mod gemm;
+pub mod int4;
 mod operand;
 mod pages;
 pub mod spec;

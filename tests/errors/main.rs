@@ -5,6 +5,7 @@
 mod common;
 mod device;
 mod gemm;
+mod int4;
 mod operand;
 mod options;
 mod prefill;
