@@ -17,8 +17,12 @@ pub enum DType {
     I32,
     /// Unsigned 32-bit integer.
     U32,
+    /// Signed 64-bit integer.
+    I64,
     /// Unsigned 64-bit integer.
     U64,
+    /// Signed 8-bit integer.
+    I8,
     /// A byte.
     U8,
 }
@@ -27,10 +31,10 @@ impl DType {
     /// Bytes per element.
     pub const fn size(self) -> usize {
         match self {
-            DType::U8 => 1,
+            DType::I8 | DType::U8 => 1,
             DType::F16 | DType::BF16 => 2,
             DType::F32 | DType::I32 | DType::U32 => 4,
-            DType::U64 => 8,
+            DType::I64 | DType::U64 => 8,
         }
     }
 
@@ -42,7 +46,9 @@ impl DType {
             DType::F32 => "f32",
             DType::I32 => "i32",
             DType::U32 => "u32",
+            DType::I64 => "i64",
             DType::U64 => "u64",
+            DType::I8 => "i8",
             DType::U8 => "u8",
         }
     }
@@ -75,7 +81,10 @@ macro_rules! elements {
         }
     )*};
 }
-elements!(f16 => F16, bf16 => BF16, f32 => F32, i32 => I32, u32 => U32, u64 => U64, u8 => U8);
+elements!(
+    f16 => F16, bf16 => BF16, f32 => F32,
+    i32 => I32, u32 => U32, i64 => I64, u64 => U64, i8 => I8, u8 => U8,
+);
 
 /// A floating-point [`Element`], with conversions that round once.
 pub trait Float: Element {

@@ -8,6 +8,7 @@
 //! | compute attention over whole prompts | [`attention::prefill`] |
 //! | multiply matrices: linear layers | [`gemm`] |
 //! | load and pack 4-bit weights | [`int4`] |
+//! | keep keys and values in a cache | [`kv`] |
 //! | see what a kernel skipped | [`StatusWord`] |
 //! | compare with the mathematics | [`mod@reference`] |
 //!
@@ -32,6 +33,7 @@ mod dtype;
 pub mod error;
 pub mod gemm;
 pub mod int4;
+pub mod kv;
 mod operand;
 mod params;
 pub mod reference;

@@ -128,6 +128,41 @@ impl<const R: usize> Operand<'_, '_, R> {
     }
 }
 
+/// Operands of one call: what is written shares no memory with anything else.
+#[derive(Default)]
+pub(crate) struct Apart<'a> {
+    read: Vec<(&'static str, Tensor<'a, 5>)>,
+    written: Vec<(&'static str, Tensor<'a, 5>)>,
+}
+
+impl<'a> Apart<'a> {
+    pub fn read<const R: usize>(&mut self, operand: Operand<'_, 'a, R>) {
+        self.read.push((operand.name, operand.tensor.widened()));
+    }
+
+    pub fn written<const R: usize>(&mut self, operand: Operand<'_, 'a, R>) {
+        self.written.push((operand.name, operand.tensor.widened()));
+    }
+
+    pub fn check(&self) -> Result<(), OperandError> {
+        let operand = |(name, tensor): &'_ (&'static str, Tensor<'a, 5>)| (*name, *tensor);
+        for (at, written) in self.written.iter().map(operand).enumerate() {
+            let others = self.written[..at].iter().chain(&self.read);
+            for (name, tensor) in others.map(operand) {
+                Operand {
+                    name: written.0,
+                    tensor: &written.1,
+                }
+                .apart_from(Operand {
+                    name,
+                    tensor: &tensor,
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Memory at `place` can be used on `stream`, and will be freed after what is enqueued there.
 pub(crate) fn same_place(
     tensor: &'static str,

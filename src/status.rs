@@ -57,7 +57,7 @@ impl StatusWord {
 
 /// A kind of bad value that kernels find in device memory.
 ///
-/// The numbers are those of `Offence` in `cuda/common/status.cuh`.
+/// The numbers are those of `Offence` in `cuda/common/status.cuh` and of `cuda/kv/offences.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 #[repr(u8)]
@@ -81,17 +81,28 @@ pub enum Offence {
     /// An offset into the mask is out of order or out of range, or leaves too few bits: the
     /// sequence had no keys. The index is the sequence's.
     Mask = 5,
+    /// A slot is -1, where that is not planned to mean padding, or out of range: the token's keys
+    /// and values were not stored. The index is the token's.
+    Slot = 8,
+    /// A position is out of range of the table of angles: nothing was done for the token. The index
+    /// is the token's.
+    Position = 9,
+    /// A page id of a copy is out of range: the page was not copied. The index is the pair's.
+    PagePair = 10,
 }
 
 impl Offence {
     /// All kinds, by number.
-    pub const ALL: [Offence; 6] = [
+    pub const ALL: [Offence; 9] = [
         Offence::SeqLensQ,
         Offence::SeqLensK,
         Offence::SeqLenTooLong,
         Offence::PageRange,
         Offence::PageId,
         Offence::Mask,
+        Offence::Slot,
+        Offence::Position,
+        Offence::PagePair,
     ];
 
     /// The kind's bit in a status word.
@@ -110,6 +121,9 @@ impl Offence {
             }
             Offence::PageId => "page id out of range in sequence",
             Offence::Mask => "mask offsets out of order or range, or too few bits, at sequence",
+            Offence::Slot => "slot out of range for token",
+            Offence::Position => "position out of range for token",
+            Offence::PagePair => "page id out of range in pair",
         }
     }
 }

@@ -8,6 +8,7 @@ use std::mem::{align_of, size_of};
 use infer_kernels::attention::prefill::PrefillParams;
 use infer_kernels::catalog::{ENTRIES, Entry};
 use infer_kernels::gemm::GemmParams;
+use infer_kernels::kv::{AppendParams, AppendPart};
 
 /// What follows `before` in the entry's PTX, up to `after`.
 fn between<'a>(entry: &'a Entry, before: &str, after: &str) -> &'a str {
@@ -109,6 +110,21 @@ const PASSED: &[Passed] = &[
         size: size_of::<GemmParams>(),
         align: align_of::<GemmParams>(),
         header: include_str!("../cuda/gemm/gemm_params.cuh"),
+    },
+    Passed {
+        kernel: "kv_append",
+        fields: AppendParams::FIELDS,
+        size: size_of::<AppendParams>(),
+        align: align_of::<AppendParams>(),
+        header: include_str!("../cuda/kv/append_params.cuh"),
+    },
+    // A part of the parameter above: named by no entry.
+    Passed {
+        kernel: "part of kv_append",
+        fields: AppendPart::FIELDS,
+        size: size_of::<AppendPart>(),
+        align: align_of::<AppendPart>(),
+        header: include_str!("../cuda/kv/append_part.cuh"),
     },
 ];
 

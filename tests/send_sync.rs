@@ -5,6 +5,7 @@ use infer_kernels::attention::prefill::{
     Kv, PrefillArgs, PrefillError, PrefillPlan, PrefillProblem,
 };
 use infer_kernels::attention::{CuSeqLens, SeqLens, SeqLensError};
+use infer_kernels::kv::{AppendArgs, AppendPlan, AppendProblem, KvError};
 use infer_kernels::{
     Buffer, Device, DeviceError, Region, RegionMut, StatusReport, StatusWord, Stream, Tensor,
     TensorMut,
@@ -29,8 +30,12 @@ const _: () = {
     send_and_sync::<PrefillPlan>();
     send_and_sync::<PrefillArgs<'static>>();
     send_and_sync::<Kv<'static>>();
+    send_and_sync::<AppendProblem>();
+    send_and_sync::<AppendPlan>();
+    send_and_sync::<AppendArgs<'static>>();
     error::<DeviceError>();
     error::<PrefillError>();
+    error::<KvError>();
     error::<SeqLensError>();
     error::<StatusReport>();
 };

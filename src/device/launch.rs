@@ -8,6 +8,7 @@ pub(crate) use super::backend::LaunchShape;
 use super::{DeviceError, Kernel, Stream};
 use crate::attention::prefill::{self, PrefillArgs, PrefillError, PrefillPlan};
 use crate::gemm::{self, GemmArgs, GemmError, GemmPlan};
+use crate::kv::{self, AppendArgs, AppendPlan, KvError};
 
 /// A launch whose operands have been checked.
 ///
@@ -64,6 +65,28 @@ unsafe impl Launch for gemm::BoundLaunch<'_> {
     }
     fn params(&self) -> &[u8] {
         bytemuck::bytes_of(self.params)
+    }
+    fn stream_checked(&self) -> &Stream {
+        self.stream
+    }
+}
+
+// SAFETY: ABI: `AppendParams` is compared with the PTX, field by field, by tests/abi.rs. Bounds: made
+// only by `AppendPlan::bind`, which proves every row of every operand and every slot below `num_slots`
+// from shapes and strides; the kernel checks each slot and position once and uses only what is in
+// range. Aliasing: caches and queries in place or rotated are `TensorMut`, kept apart from each other
+// and from every input; two tokens of one slot write with relaxed stores; the status word is only ever
+// touched by atomics. Residency: `bind` checks the device of every operand, and that it is freed in the
+// order of this stream or belongs to a promise.
+unsafe impl Launch for kv::BoundAppend<'_> {
+    fn kernel(&self) -> &Kernel {
+        self.kernel
+    }
+    fn shape(&self) -> LaunchShape {
+        self.shape
+    }
+    fn params(&self) -> &[u8] {
+        bytemuck::bytes_of(&self.params)
     }
     fn stream_checked(&self) -> &Stream {
         self.stream
@@ -162,5 +185,28 @@ impl GemmPlan {
             Some(sums) => Ok(unsafe { Stream::enqueue_captured(&sums) }?),
             None => Ok(()),
         }
+    }
+}
+
+/// Running inside a graph, where the addresses outlive the borrows.
+impl AppendPlan {
+    /// As [`AppendPlan::run`], also on a stream that is recording a graph. The number of tokens is
+    /// recorded; slots and positions are read by each replay.
+    ///
+    /// # Errors
+    /// As for [`AppendPlan::run`].
+    ///
+    /// # Safety
+    /// Until the last replay of a graph that this is recorded into has finished: no operand is
+    /// freed, and none is used in a way that is not ordered with the replays. The device and this
+    /// plan's handle of it stay alive as long.
+    pub unsafe fn run_captured(
+        &self,
+        stream: &Stream,
+        args: AppendArgs<'_>,
+    ) -> Result<(), KvError> {
+        let bound = self.bind(stream, &args)?;
+        // SAFETY: What the operands must keep for replays is what the caller promises.
+        Ok(unsafe { Stream::enqueue_captured(&bound) }?)
     }
 }

@@ -308,6 +308,30 @@ impl<'a, const R: usize> Tensor<'a, R> {
         Ok(self)
     }
 
+    /// The part with one index of an axis, which the result does not have: `S` is `R - 1`.
+    ///
+    /// # Errors
+    /// [`TensorError::Range`] when the axis does not have this index.
+    pub fn select<const S: usize>(
+        self,
+        axis: usize,
+        index: usize,
+    ) -> Result<Tensor<'a, S>, TensorError> {
+        const { assert!(S + 1 == R, "one axis less") };
+        let one = self.narrow(axis, index..index.saturating_add(1))?;
+        let from = |i: usize| if i < axis { i } else { i + 1 };
+        Ok(Tensor {
+            address: one.address,
+            dtype: one.dtype,
+            layout: Layout {
+                shape: std::array::from_fn(|i| one.layout.shape[from(i)]),
+                strides: std::array::from_fn(|i| one.layout.strides[from(i)]),
+            },
+            place: one.place,
+            alive: PhantomData,
+        })
+    }
+
     /// The same elements with the axes in another order: axis `i` of the result is `order[i]`.
     ///
     /// # Errors
@@ -326,6 +350,22 @@ impl<'a, const R: usize> Tensor<'a, R> {
             strides: order.map(|axis| self.layout.strides[axis]),
         };
         Ok(self)
+    }
+
+    /// The same with further axes of one index in front: for lists of operands of any rank.
+    pub(crate) fn widened<const S: usize>(&self) -> Tensor<'a, S> {
+        const { assert!(S >= R, "no axis is dropped") };
+        let of = |i: usize| i.checked_sub(S - R);
+        Tensor {
+            address: self.address,
+            dtype: self.dtype,
+            layout: Layout {
+                shape: std::array::from_fn(|i| of(i).map_or(1, |i| self.layout.shape[i])),
+                strides: std::array::from_fn(|i| of(i).map_or(0, |i| self.layout.strides[i])),
+            },
+            place: self.place,
+            alive: PhantomData,
+        }
     }
 
     /// The bytes from the first to the last element touched; `None` when there are none.

@@ -87,6 +87,23 @@ fn views_keep_to_their_tensor() {
 }
 
 #[test]
+fn one_index_of_an_axis_is_a_tensor_of_the_others() {
+    let tensor = region(24).tensor([2, 3, 4]).unwrap();
+    let middle = tensor.select::<2>(1, 2).unwrap();
+    assert_eq!((middle.shape(), middle.strides()), ([2, 4], [12, 1]));
+    assert_eq!(middle.address(), 0x1000 + 2 * 8);
+    assert!(tensor.select::<2>(1, 3).is_err());
+    assert!(tensor.select::<2>(3, 0).is_err());
+    assert!(tensor.select::<2>(0, usize::MAX).is_err());
+    let wide = middle.widened::<5>();
+    assert_eq!(
+        (wide.shape(), wide.strides()),
+        ([1, 1, 1, 2, 4], [0, 0, 0, 12, 1])
+    );
+    assert_eq!(wide.span(), middle.span());
+}
+
+#[test]
 fn written_tensors_must_not_meet_themselves() {
     let region = || RegionMut::vouched(0x1000, 24, DType::BF16, PLACE);
     assert!(region().strided(0, [4, 6], [6, 1]).is_ok());

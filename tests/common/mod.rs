@@ -1,10 +1,12 @@
 //! What tests share.
 #![allow(dead_code, unused_imports, reason = "each test file uses a part")]
 
+pub mod cache;
 mod case;
 pub mod covering;
 pub mod gemm;
 pub mod int4;
+pub mod kv;
 mod operand;
 mod pages;
 pub mod spec;

@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::common::gemm::{self, Matrix};
-use crate::common::{AnyCase, Lengths};
+use crate::common::{AnyCase, Lengths, kv};
 use crate::{BACKENDS, emulated};
 
 #[test]
@@ -73,8 +73,24 @@ fn gemm_case<T: Float>(
 }
 
 #[test]
+fn every_append_entry_gives_the_references_result() {
+    for backend in BACKENDS {
+        let device = emulated(backend);
+        for entry in catalog::ENTRIES.iter().filter(|e| e.kernel == "kv_append") {
+            let status = match entry.dtype {
+                "f16" => kv::Case::<f16>::random(3).check(&device),
+                _ => kv::Case::<bf16>::random(3).check(&device),
+            };
+            let status =
+                status.unwrap_or_else(|error| panic!("{} on {device}: {error}", entry.name));
+            assert!(status.is_clean());
+        }
+    }
+}
+
+#[test]
 fn every_kernel_has_a_smoke_case() {
     let kernels: std::collections::BTreeSet<_> =
         catalog::ENTRIES.iter().map(|entry| entry.kernel).collect();
-    assert_eq!(Vec::from_iter(kernels), ["gemm", "prefill"]);
+    assert_eq!(Vec::from_iter(kernels), ["gemm", "kv_append", "prefill"]);
 }

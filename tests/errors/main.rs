@@ -6,6 +6,7 @@ mod common;
 mod device;
 mod gemm;
 mod int4;
+mod kv;
 mod operand;
 mod options;
 mod prefill;

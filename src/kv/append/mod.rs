@@ -1,0 +1,13 @@
+//! New keys and values into the slots of a cache.
+
+mod args;
+mod bind;
+mod params;
+mod plan;
+mod problem;
+
+pub use args::{AppendArgs, Queries, Rotation, Weights};
+pub(crate) use bind::Bound;
+pub use params::{AppendParams, AppendPart};
+pub use plan::AppendPlan;
+pub use problem::{AppendProblem, Norm, Pairing, Rope};
