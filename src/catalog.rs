@@ -25,7 +25,8 @@ pub struct Entry {
     pub v_dim: u32,
     /// Which of a family's entries of one type and head dimension. `prefill`: `lean` for ragged
     /// keys and no options, `paged` for paged keys and no options, `full` for everything and head
-    /// dimensions up to the entry's. `gemm`: `nk` and `kn` for weights stored so, `any` for any
+    /// dimensions up to the entry's. `decode`: `lean` without options, `full` likewise, `merge` to add
+    /// up splits. `gemm`: `nk` and `kn` for weights stored so, `any` for any
     /// strides, `reduce` to add up splits.
     pub variant: &'static str,
     /// Query rows (output rows) of a block.

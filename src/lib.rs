@@ -6,6 +6,7 @@
 //! | find a device, move data | [`Device`], [`Stream`], [`Buffer`] |
 //! | hand over memory of another crate | [`Region`], [`Tensor`], and the adapters on [`Stream`] |
 //! | compute attention over whole prompts | [`attention::prefill`] |
+//! | compute attention of new tokens over a cache | [`attention::decode`] |
 //! | multiply matrices: linear layers | [`gemm`] |
 //! | load and pack 4-bit weights | [`int4`] |
 //! | keep keys and values in a cache | [`kv`] |

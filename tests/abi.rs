@@ -5,6 +5,7 @@
 
 use std::mem::{align_of, size_of};
 
+use infer_kernels::attention::decode::DecodeParams;
 use infer_kernels::attention::prefill::PrefillParams;
 use infer_kernels::catalog::{ENTRIES, Entry};
 use infer_kernels::gemm::GemmParams;
@@ -103,6 +104,13 @@ const PASSED: &[Passed] = &[
         size: size_of::<PrefillParams>(),
         align: align_of::<PrefillParams>(),
         header: include_str!("../cuda/attention/prefill_params.cuh"),
+    },
+    Passed {
+        kernel: "decode",
+        fields: DecodeParams::FIELDS,
+        size: size_of::<DecodeParams>(),
+        align: align_of::<DecodeParams>(),
+        header: include_str!("../cuda/attention/decode_params.cuh"),
     },
     Passed {
         kernel: "gemm",

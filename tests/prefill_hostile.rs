@@ -9,14 +9,15 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use common::fuzz::fuzzed;
 use common::spec::{LEVELS, Source, Spec};
 use common::{Arrangement, Case, Lengths, Pages, Table, device, in_parallel, seeds};
 use half::bf16;
 use infer_kernels::attention::prefill::HeadShape;
 use infer_kernels::ptx_emulator::Config;
-use infer_kernels::{DType, Device, Offence, StatusReport};
+use infer_kernels::{Device, Offence, StatusReport};
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
 const HEADS: HeadShape = HeadShape {
     query: 2,
@@ -131,91 +132,6 @@ fn sequences_cannot_be_made_to_write_the_same_rows() {
     assert!(report.contains(Offence::SeqLensQ) && report.contains(Offence::SeqLenTooLong));
 }
 
-/// A small case of any kind, some of whose lengths, page ids and offsets are garbage.
-fn fuzzed(seed: u64) -> Case<bf16> {
-    let rng = &mut StdRng::seed_from_u64(seed);
-    let batch = rng.random_range(1..=5);
-    let mut lengths =
-        |most: usize| -> Vec<usize> { (0..batch).map(|_| rng.random_range(0..=most)).collect() };
-    let lengths = Lengths::of(&lengths(20), &lengths(40));
-    let mut spec = Spec::random(rng);
-    (spec.dtype, spec.ratio, spec.lse) = (DType::BF16, rng.random_range(1..=2), true);
-    let mut case: Case<bf16> = spec.typed(seed, 1, &lengths);
-    // Whatever garbage leads to may count: no NaN.
-    for operand in [&mut case.q, &mut case.k, &mut case.v] {
-        for row in 0..operand.shape[0] {
-            for [_, head, d] in common::indices([1, operand.shape[1], operand.shape[2]]) {
-                let at = operand.at([row, head, d]);
-                if !operand.data[at].is_finite() {
-                    operand.data[at] = bf16::from_f32(rng.random_range(-2.0..2.0));
-                }
-            }
-        }
-    }
-    case.device_offsets = true;
-    let (rows_q, rows_k) = (case.q.shape[0], case.k.shape[0]);
-    if rng.random_bool(0.4) {
-        corrupt(rng, &mut case.offsets_q, rows_q);
-    }
-    if rng.random_bool(0.4) {
-        let bytes = case.mask.bits.len();
-        corrupt(rng, &mut case.mask.offsets, bytes);
-    }
-    match &mut case.pages {
-        None => corrupt(rng, &mut case.offsets_k, rows_k),
-        Some(pages) => {
-            pages.filler = 0.5;
-            if rng.random_bool(0.5) {
-                corrupt(rng, &mut pages.seqlens, 40);
-            }
-            let pool = pages.pool;
-            let entries = match &mut pages.table {
-                Table::Csr { indptr, entries } => {
-                    if rng.random_bool(0.5) {
-                        corrupt(rng, indptr, entries.len());
-                    }
-                    entries
-                }
-                Table::Rows { entries, .. } => entries,
-            };
-            for entry in entries {
-                if rng.random_bool(0.1) {
-                    *entry = anything(rng, pool) as u32;
-                }
-            }
-        }
-    }
-    case
-}
-
-/// Some numbers become others.
-fn corrupt(rng: &mut StdRng, numbers: &mut [i32], most: usize) {
-    let everything = rng.random_bool(0.3);
-    for number in &mut *numbers {
-        if everything || rng.random_bool(0.25) {
-            *number = anything(rng, most);
-        }
-    }
-    if rng.random_bool(0.3) {
-        numbers.sort_unstable();
-    }
-}
-
-/// A number that is in range, just not, or not at all.
-fn anything(rng: &mut StdRng, most: usize) -> i32 {
-    let most = most as i32;
-    match rng.random_range(0..10) {
-        0 => -1,
-        1 => i32::MIN,
-        2 => i32::MAX,
-        3 => most,
-        4 => most + 1,
-        5 => rng.random(),
-        6 => 1 << rng.random_range(0..31),
-        _ => rng.random_range(0..=most),
-    }
-}
-
 /// Numbers that stay as they are: nothing is followed out of bounds, and result and status word are
 /// as the reference says.
 #[test]
@@ -224,7 +140,7 @@ fn garbage_is_survived_and_reported() {
     let seeds: Vec<u64> = seeds(0..350).collect();
     let offences = Mutex::new(BTreeMap::new());
     in_parallel(&seeds, |&seed| {
-        let case = fuzzed(seed);
+        let case = fuzzed(seed, false);
         let outcome = case
             .run(&device)
             .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
@@ -255,7 +171,7 @@ fn garbage_that_changes_is_survived() {
             ..Config::default()
         });
         for &seed in *seeds {
-            let mut case = fuzzed(seed);
+            let mut case = fuzzed(seed, false);
             let expected = case.exact().status;
             case.hostile = true;
             let outcome = case

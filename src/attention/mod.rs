@@ -2,6 +2,7 @@
 
 mod seqlens;
 
+pub mod decode;
 pub mod prefill;
 
 pub use seqlens::{CuSeqLens, SeqLens, SeqLensError};

@@ -6,6 +6,7 @@
 
 pub(crate) use super::backend::LaunchShape;
 use super::{DeviceError, Kernel, Stream};
+use crate::attention::decode::{self, DecodeArgs, DecodeError, DecodePlan};
 use crate::attention::prefill::{self, PrefillArgs, PrefillError, PrefillPlan};
 use crate::gemm::{self, GemmArgs, GemmError, GemmPlan};
 use crate::kv::{self, AppendArgs, AppendPlan, KvError};
@@ -44,6 +45,28 @@ unsafe impl Launch for prefill::Bound<'_> {
     }
     fn params(&self) -> &[u8] {
         bytemuck::bytes_of(&self.params)
+    }
+    fn stream_checked(&self) -> &Stream {
+        self.stream
+    }
+}
+
+// SAFETY: ABI: `DecodeParams` is compared with the PTX, field by field, by tests/abi.rs. Bounds: made
+// only of a `decode::Bound`, whose making proves the operands as prefill's does and the workspace by
+// its length; the kernels check what they read from lengths, page tables and mask offsets as prefill's
+// do, and what they read back from the workspace is what they wrote there. Aliasing: `out`, `lse` and
+// the workspace are `TensorMut`, kept apart from each other and from every input; the status word is
+// only ever touched by atomics. Residency: `Bound` checks the device of every operand, and that it is
+// freed in the order of this stream or belongs to a promise.
+unsafe impl Launch for decode::BoundLaunch<'_> {
+    fn kernel(&self) -> &Kernel {
+        self.kernel
+    }
+    fn shape(&self) -> LaunchShape {
+        self.shape
+    }
+    fn params(&self) -> &[u8] {
+        bytemuck::bytes_of(self.params)
     }
     fn stream_checked(&self) -> &Stream {
         self.stream
@@ -158,6 +181,34 @@ impl PrefillPlan {
         let bound = self.bind(stream, args)?;
         // SAFETY: What the operands must keep for replays is what the caller promises.
         Ok(unsafe { Stream::enqueue_captured(&bound) }?)
+    }
+}
+
+/// Running inside a graph, where the addresses outlive the borrows.
+impl DecodePlan {
+    /// As [`DecodePlan::run`], also on a stream that is recording a graph. Replays may have other
+    /// lengths, page tables and keys in the same memory.
+    ///
+    /// # Errors
+    /// As for [`DecodePlan::run`].
+    ///
+    /// # Safety
+    /// Until the last replay of a graph that this is recorded into has finished: no operand is
+    /// freed, and none is used in a way that is not ordered with the replays. The device and this
+    /// plan's handle of it stay alive as long.
+    pub unsafe fn run_captured(
+        &self,
+        stream: &Stream,
+        args: DecodeArgs<'_>,
+    ) -> Result<(), DecodeError> {
+        let bound = self.bind(stream, args)?;
+        // SAFETY: What the operands must keep for replays is what the caller promises.
+        unsafe { Stream::enqueue_captured(&bound.shares()) }?;
+        match bound.merge() {
+            // SAFETY: The same.
+            Some(merge) => Ok(unsafe { Stream::enqueue_captured(&merge) }?),
+            None => Ok(()),
+        }
     }
 }
 

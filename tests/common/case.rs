@@ -280,8 +280,20 @@ impl<T: Float> Case<T> {
 
     /// Runs the case and gathers what was written, checking that nothing else was.
     pub fn run(&self, device: &Device) -> Result<Outcome<T>, Box<dyn Error>> {
+        self.run_by(device, |stream, args| {
+            let plan = PrefillPlan::new(device, &self.problem)?;
+            plan.run(stream, args)?;
+            Ok(plan.entry())
+        })
+    }
+
+    /// The same by any operation with these operands, which says what kernel it ran.
+    pub fn run_by(
+        &self,
+        device: &Device,
+        operation: impl FnOnce(&Stream, PrefillArgs<'_>) -> Result<&'static str, Box<dyn Error>>,
+    ) -> Result<Outcome<T>, Box<dyn Error>> {
         let stream = device.stream();
-        let plan = PrefillPlan::new(device, &self.problem)?;
         let staged = Staged::new(self, &stream)?;
         let q = stream.upload(&self.q.data)?;
         let shape = [self.rows_q(), self.problem.heads.query, self.problem.v_dim];
@@ -317,11 +329,11 @@ impl<T: Float> Case<T> {
             let strides = [lse_pitch as i64, 1];
             args.lse = Some(lse.region_mut().strided(0, shape, strides)?);
         }
-        let ran = plan.run(&stream, args);
+        let ran = operation(&stream, args);
         if self.hostile {
             device.as_emulator().expect("an emulator").clear_hostile();
         }
-        ran?;
+        let entry = ran?;
 
         let laid = Operand {
             data: out.download()?,
@@ -348,7 +360,7 @@ impl<T: Float> Case<T> {
             .copied()
             .collect();
         Ok(Outcome {
-            entry: plan.entry(),
+            entry,
             out: dense,
             untouched,
             lse: lse_dense,
@@ -363,6 +375,15 @@ impl<T: Float> Case<T> {
     }
 
     pub fn judge(&self, outcome: &Outcome<T>) -> Result<(Margin, Margin), Box<dyn Error>> {
+        self.judge_in_rows_of(self.problem.v_dim, outcome)
+    }
+
+    /// The same with the largest error of the rounding reference taken over so many neighbours.
+    pub fn judge_in_rows_of(
+        &self,
+        row: usize,
+        outcome: &Outcome<T>,
+    ) -> Result<(Margin, Margin), Box<dyn Error>> {
         let pools = self.pools();
         let inputs = self.inputs(pools.as_ref());
         let exact = prefill(&self.problem, inputs)?;
@@ -382,7 +403,7 @@ impl<T: Float> Case<T> {
                 &exact.out_allowed,
             ],
             |at| exact.written[row_of(at)],
-            Rule::ROUNDED.in_rows_of(v_dim),
+            Rule::ROUNDED.in_rows_of(row),
         )?;
         if !self.problem.lse {
             let stray = outcome.lse.iter().any(|&x| x != -7.75);

@@ -4,6 +4,8 @@
 pub mod cache;
 mod case;
 pub mod covering;
+pub mod decode;
+pub mod fuzz;
 pub mod gemm;
 pub mod int4;
 pub mod kv;

@@ -7,6 +7,7 @@ use infer_kernels::{DType, Device, Float, catalog};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use crate::common::decode;
 use crate::common::gemm::{self, Matrix};
 use crate::common::{AnyCase, Lengths, kv};
 use crate::{BACKENDS, emulated};
@@ -47,6 +48,39 @@ fn every_gemm_entry_gives_the_references_result() {
                 .unwrap_or_else(|error| panic!("{} on {device}: {error}", entry.name));
         }
     }
+}
+
+#[test]
+fn every_decode_entry_gives_the_references_result() {
+    for backend in BACKENDS {
+        let device = emulated(backend);
+        for entry in catalog::ENTRIES.iter().filter(|e| e.kernel == "decode") {
+            let of = match entry.dtype {
+                "f16" => decode_case::<f16>,
+                _ => decode_case::<bf16>,
+            };
+            of(entry, &device)
+                .unwrap_or_else(|error| panic!("{} on {device}: {error}", entry.name));
+        }
+    }
+}
+
+/// Attention by this entry; for the one that adds up splits, by another and then by this.
+fn decode_case<T: Float>(
+    entry: &'static catalog::Entry,
+    device: &Device,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let dim = entry.head_dim.max(64) as usize;
+    let (case, blocks) = match entry.variant {
+        "lean" => (decode::smoke::<T>(1, dim, false), 1),
+        "full" => (decode::smoke::<T>(2, dim, true), 1),
+        "merge" => (decode::smoke::<T>(3, dim, false), 7),
+        other => panic!("a new variant {other} wants a smoke case here"),
+    };
+    let outcome = case.decode(device, blocks)?;
+    assert!(outcome.entry == entry.name || entry.variant == "merge");
+    case.judge_decode(&outcome)?;
+    Ok(())
 }
 
 /// A product of this entry; for the one that adds up splits, of another and then of this.
@@ -92,5 +126,8 @@ fn every_append_entry_gives_the_references_result() {
 fn every_kernel_has_a_smoke_case() {
     let kernels: std::collections::BTreeSet<_> =
         catalog::ENTRIES.iter().map(|entry| entry.kernel).collect();
-    assert_eq!(Vec::from_iter(kernels), ["gemm", "kv_append", "prefill"]);
+    assert_eq!(
+        Vec::from_iter(kernels),
+        ["decode", "gemm", "kv_append", "prefill"]
+    );
 }

@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod decode;
 mod device;
 mod gemm;
 mod int4;

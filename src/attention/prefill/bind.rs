@@ -1,13 +1,17 @@
-//! The proof that operands fit a plan.
+//! The proof that operands fit a problem.
 
-use super::{Kv, KvLayout, Mask, PageTable, PrefillArgs, PrefillError, PrefillParams, PrefillPlan};
+use super::{
+    Kv, KvLayout, Mask, PageTable, PrefillArgs, PrefillError, PrefillParams, PrefillPlan,
+    PrefillProblem,
+};
 use crate::attention::CuSeqLens;
-use crate::device::Stream;
 use crate::device::launch::LaunchShape;
+use crate::device::{Device, Stream};
 use crate::dtype::DType;
 use crate::error::OperandError;
 use crate::operand::{ALIGNMENT, Operand, same_place};
-use crate::tensor::Tensor;
+use crate::status::StatusWord;
+use crate::tensor::{Tensor, TensorMut};
 
 /// Checked operands, as the kernel takes them. Made only by [`Bound::new`].
 pub(crate) struct Bound<'a> {
@@ -23,33 +27,82 @@ impl<'a> Bound<'a> {
         stream: &'a Stream,
         args: PrefillArgs<'a>,
     ) -> Result<Self, PrefillError> {
-        let (expected, got) = (plan.device().id(), stream.device().id());
-        if expected != got {
-            let tensor = "stream";
-            return Err(OperandError::Device {
-                tensor,
-                expected,
-                got,
-            }
-            .into());
-        }
-        let mut binder = Binder {
-            plan,
-            stream,
-            params: plan.params(),
+        let operands = Operands {
+            q: args.q,
+            kv: args.kv,
+            out: args.out,
+            lse: args.lse,
+            seqlens_q: Some(args.seqlens_q),
+            alibi: args.alibi,
+            sinks: args.sinks,
+            mask: args.mask,
+            status: args.status,
         };
-        binder.queries(&args)?;
-        binder.keys_and_values(&args.kv)?;
-        binder.options(&args)?;
-        binder.outputs(&args)?;
-        same_place("status", args.status.place(), stream)?;
-        binder.params.status = args.status.address();
+        // Where keys may have options, they are looked up as pages are.
+        let looks_up = plan.kernel().entry().variant == "full";
+        same_device(plan.device(), stream)?;
         Ok(Bound {
             plan,
             stream,
             shape: plan.shape,
-            params: binder.params,
+            params: operands.bind(plan.problem(), stream, plan.params(), looks_up)?,
         })
+    }
+}
+
+/// The stream is one of the plan's device.
+pub(in crate::attention) fn same_device(
+    device: &Device,
+    stream: &Stream,
+) -> Result<(), OperandError> {
+    let (expected, got) = (device.id(), stream.device().id());
+    if expected == got {
+        return Ok(());
+    }
+    let tensor = "stream";
+    Err(OperandError::Device {
+        tensor,
+        expected,
+        got,
+    })
+}
+
+/// Operands of attention, whichever kernel computes it.
+pub(in crate::attention) struct Operands<'a> {
+    pub q: Tensor<'a, 3>,
+    pub kv: Kv<'a>,
+    pub out: TensorMut<'a, 3>,
+    pub lse: Option<TensorMut<'a, 2>>,
+    /// `None`: as many queries in each sequence, which the caller checks.
+    pub seqlens_q: Option<CuSeqLens<'a>>,
+    pub alibi: Option<Tensor<'a, 1>>,
+    pub sinks: Option<Tensor<'a, 1>>,
+    pub mask: Option<Mask<'a>>,
+    pub status: &'a StatusWord,
+}
+
+impl Operands<'_> {
+    /// Checks every operand and adds it to `params`. `looks_up`: whether ragged keys are looked up.
+    pub fn bind(
+        &self,
+        problem: &PrefillProblem,
+        stream: &Stream,
+        params: PrefillParams,
+        looks_up: bool,
+    ) -> Result<PrefillParams, PrefillError> {
+        let mut binder = Binder {
+            problem,
+            stream,
+            params,
+            looks_up,
+        };
+        binder.queries(self)?;
+        binder.keys_and_values(&self.kv)?;
+        binder.options(self)?;
+        binder.outputs(self)?;
+        same_place("status", self.status.place(), stream)?;
+        binder.params.status = self.status.address();
+        Ok(binder.params)
     }
 }
 
@@ -78,22 +131,26 @@ const MOST_KEYS: usize = 1 << 30;
 
 /// Checks operands one after the other and notes what the kernel needs of each.
 struct Binder<'a> {
-    plan: &'a PrefillPlan,
+    problem: &'a PrefillProblem,
     stream: &'a Stream,
     params: PrefillParams,
+    looks_up: bool,
 }
 
 impl Binder<'_> {
-    fn queries(&mut self, args: &PrefillArgs<'_>) -> Result<(), PrefillError> {
-        let PrefillArgs { q, seqlens_q, .. } = args;
-        let heads = self.plan.problem().heads;
+    fn queries(&mut self, args: &Operands<'_>) -> Result<(), PrefillError> {
+        let Operands { q, seqlens_q, .. } = args;
+        let heads = self.problem.heads;
         let rows = q.shape()[0];
         let (strides, total) = self.rows("q", q, [rows, heads.query, heads.dim])?;
         self.params.q = q.address();
         [self.params.q_stride_token, self.params.q_stride_head] = strides;
         self.params.total_q = total;
+        let Some(seqlens_q) = seqlens_q else {
+            return Ok(());
+        };
         self.params.cu_seqlens_q = self.offsets("seqlens_q", seqlens_q, rows)?;
-        let expected = self.plan.problem().max_seqlen_q;
+        let expected = self.problem.max_seqlen_q;
         match seqlens_q {
             CuSeqLens::Checked(checked) if checked.max_len() > expected => {
                 Err(PrefillError::SeqLen {
@@ -107,7 +164,7 @@ impl Binder<'_> {
     }
 
     fn keys_and_values(&mut self, kv: &Kv<'_>) -> Result<(), PrefillError> {
-        match (self.plan.problem().kv, kv) {
+        match (self.problem.kv, kv) {
             (KvLayout::Ragged, Kv::Ragged { k, v, seqlens }) => self.ragged(k, v, seqlens),
             (
                 KvLayout::Paged { page_size },
@@ -123,7 +180,7 @@ impl Binder<'_> {
                 // Lengths above this are out of range.
                 let held = (self.params.page_table_len as usize).saturating_mul(page_size);
                 self.params.total_k = held.min(MOST_KEYS) as i32;
-                let batch = self.plan.problem().batch;
+                let batch = self.problem.batch;
                 self.params.seqlens_k = self.indices("seqlens_k", seqlens, [batch])?;
                 Ok(())
             }
@@ -143,13 +200,12 @@ impl Binder<'_> {
         v: &Tensor<'_, 3>,
         seqlens: &CuSeqLens<'_>,
     ) -> Result<(), PrefillError> {
-        let problem = self.plan.problem();
+        let problem = self.problem;
         let (heads, v_dim) = (problem.heads, problem.v_dim);
         let rows = k.shape()[0];
         let (k_strides, total) = self.rows("k", k, [rows, heads.kv, heads.dim])?;
         let (v_strides, _) = self.rows("v", v, [rows, heads.kv, v_dim])?;
-        // Where keys may have options, they are looked up as pages are.
-        if self.plan.kernel().entry().variant == "full" {
+        if self.looks_up {
             for (name, tensor) in [("k", k), ("v", v)] {
                 within_reach(Operand { name, tensor })?;
             }
@@ -168,7 +224,7 @@ impl Binder<'_> {
         v: &Tensor<'_, 4>,
         page_size: usize,
     ) -> Result<(), PrefillError> {
-        let problem = self.plan.problem();
+        let problem = self.problem;
         let (heads, v_dim) = (problem.heads, problem.v_dim);
         let pages = k.shape()[0];
         let k_strides = self.pool("k", k, [pages, page_size, heads.kv, heads.dim])?;
@@ -197,7 +253,7 @@ impl Binder<'_> {
         shape: [usize; 4],
     ) -> Result<[i64; 3], PrefillError> {
         let operand = Operand { name, tensor };
-        operand.dtype(self.plan.problem().dtype)?;
+        operand.dtype(self.problem.dtype)?;
         operand.shape(shape)?;
         operand.place(self.stream)?;
         let [page, slot, head, _] = operand.aligned_strides()?;
@@ -206,7 +262,7 @@ impl Binder<'_> {
     }
 
     fn page_table(&mut self, pages: &PageTable<'_>) -> Result<(), PrefillError> {
-        let batch = self.plan.problem().batch;
+        let batch = self.problem.batch;
         let name = "page table";
         match pages {
             PageTable::Rows(table) => {
@@ -231,8 +287,8 @@ impl Binder<'_> {
         Ok(())
     }
 
-    fn options(&mut self, args: &PrefillArgs<'_>) -> Result<(), PrefillError> {
-        let problem = self.plan.problem();
+    fn options(&mut self, args: &Operands<'_>) -> Result<(), PrefillError> {
+        let problem = self.problem;
         let (batch, heads) = (problem.batch, problem.heads.query);
         PrefillError::unless_planned("alibi", problem.alibi, args.alibi.is_some())?;
         PrefillError::unless_planned("sinks", problem.sinks, args.sinks.is_some())?;
@@ -251,8 +307,8 @@ impl Binder<'_> {
         Ok(())
     }
 
-    fn outputs(&mut self, args: &PrefillArgs<'_>) -> Result<(), PrefillError> {
-        let problem = self.plan.problem();
+    fn outputs(&mut self, args: &Operands<'_>) -> Result<(), PrefillError> {
+        let problem = self.problem;
         let rows = self.params.total_q as usize;
         let tensor = args.out.as_ref();
         let heads = problem.heads.query;
@@ -294,7 +350,7 @@ impl Binder<'_> {
         shape: [usize; 3],
     ) -> Result<([i64; 2], i32), OperandError> {
         let operand = Operand { name, tensor };
-        operand.dtype(self.plan.problem().dtype)?;
+        operand.dtype(self.problem.dtype)?;
         operand.shape(shape)?;
         operand.place(self.stream)?;
         let [token, head, _] = operand.aligned_strides()?;
@@ -321,10 +377,7 @@ impl Binder<'_> {
             CuSeqLens::Device(tensor) => *tensor,
         };
         let address = self.indices(name, &tensor, tensor.shape())?;
-        let (expected, got) = (
-            self.plan.problem().batch,
-            tensor.shape()[0].saturating_sub(1),
-        );
+        let (expected, got) = (self.problem.batch, tensor.shape()[0].saturating_sub(1));
         if expected != got || tensor.is_empty() {
             return Err(PrefillError::Batch {
                 tensor: name,
@@ -372,9 +425,9 @@ fn index_type<const R: usize>(operand: Operand<'_, '_, R>) -> Result<(), Operand
 }
 
 /// `written` shares no memory with anything that the launch reads.
-fn apart_from_inputs<const R: usize>(
+pub(in crate::attention) fn apart_from_inputs<const R: usize>(
     written: Operand<'_, '_, R>,
-    args: &PrefillArgs<'_>,
+    args: &Operands<'_>,
 ) -> Result<(), PrefillError> {
     fn operand<'t, 'a, const S: usize>(
         name: &'static str,
@@ -412,7 +465,9 @@ fn apart_from_inputs<const R: usize>(
             from_vector("seqlens_k", seqlens)?;
         }
     }
-    from_offsets("seqlens_q", &args.seqlens_q)?;
+    if let Some(seqlens_q) = &args.seqlens_q {
+        from_offsets("seqlens_q", seqlens_q)?;
+    }
     for (name, tensor) in [("alibi", &args.alibi), ("sinks", &args.sinks)] {
         if let Some(tensor) = tensor {
             from_vector(name, tensor)?;

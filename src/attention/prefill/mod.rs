@@ -87,9 +87,11 @@ mod select;
 
 pub use args::{Kv, Mask, PageTable, PrefillArgs};
 pub(crate) use bind::Bound;
+pub(in crate::attention) use bind::{Operands, apart_from_inputs, same_device};
 pub use error::PrefillError;
 pub use options::{SoftCap, Window};
 #[doc(hidden)]
 pub use params::PrefillParams;
 pub use plan::PrefillPlan;
 pub use problem::{HeadShape, KvLayout, PrefillProblem};
+pub(in crate::attention) use select::{Selection, has_options};

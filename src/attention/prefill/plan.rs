@@ -3,9 +3,7 @@
 use std::fmt;
 
 use super::select::Selection;
-use super::{
-    Bound, KvLayout, PrefillArgs, PrefillError, PrefillParams, PrefillProblem, SoftCap, Window,
-};
+use super::{Bound, PrefillArgs, PrefillError, PrefillParams, PrefillProblem};
 use crate::device::launch::LaunchShape;
 use crate::device::{Device, Kernel, Stream};
 
@@ -128,38 +126,7 @@ impl PrefillPlan {
 
     /// The kernel's parameters without operands.
     pub(super) fn params(&self) -> PrefillParams {
-        let problem = &self.problem;
-        let side = |keys: Option<usize>| keys.map_or(-1, |keys| keys as i32);
-        let Window { left, right } = self.selection.window;
-        let page_size = match problem.kv {
-            KvLayout::Ragged => 1,
-            KvLayout::Paged { page_size } => page_size,
-        };
-        // Sizes are in range by the limits that `select` checked.
-        let params = PrefillParams {
-            batch: problem.batch as i32,
-            num_heads: problem.heads.query as i32,
-            num_kv_heads: problem.heads.kv as i32,
-            max_seqlen_q: problem.max_seqlen_q as i32,
-            causal: i32::from(problem.causal),
-            scale_log2: self.selection.scale_log2,
-            page_size: page_size as i32,
-            page_reciprocal: u32::MAX / page_size as u32,
-            head_dim: problem.heads.dim as i32,
-            v_dim: problem.v_dim as i32,
-            window_left: side(left),
-            window_right: side(right),
-            ..PrefillParams::default()
-        };
-        match problem.softcap {
-            None => params,
-            Some(softcap) => PrefillParams {
-                scale_log2: softcap.cap() * std::f32::consts::LOG2_E,
-                softcap_scale: problem.scale / softcap.cap(),
-                exact_softcap: i32::from(matches!(softcap, SoftCap::Exact(_))),
-                ..params
-            },
-        }
+        self.selection.params(&self.problem)
     }
 
     pub(crate) fn kernel(&self) -> &Kernel {
@@ -192,7 +159,7 @@ impl fmt::Display for PrefillPlan {
              {max_seqlen_q} queries, scale {scale}",
             heads.query, heads.kv,
         )?;
-        for option in self.options() {
+        for option in self.selection.options(&self.problem) {
             write!(f, ", {option}")?;
         }
         let [of_query, of_key] = self.row_bytes();
@@ -205,28 +172,5 @@ impl fmt::Display for PrefillPlan {
             self.device(),
             self.workspace_bytes()
         )
-    }
-}
-
-impl PrefillPlan {
-    /// What is computed beside plain attention, in words.
-    fn options(&self) -> impl Iterator<Item = String> {
-        let problem = &self.problem;
-        let (dim, v_dim) = (problem.heads.dim, problem.v_dim);
-        let window = self.selection.window;
-        let flag = |wanted: bool, name: &str| wanted.then(|| name.to_owned());
-        let values = (v_dim != dim).then(|| format!("values of {v_dim} elements"));
-        let window = (window != Window::ALL).then(|| window.to_string());
-        [
-            values,
-            window,
-            problem.softcap.map(|softcap| softcap.to_string()),
-            flag(problem.alibi, "ALiBi"),
-            flag(problem.sinks, "sinks"),
-            flag(problem.mask, "masks"),
-            flag(problem.lse, "with log-sum-exp"),
-        ]
-        .into_iter()
-        .flatten()
     }
 }

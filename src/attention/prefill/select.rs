@@ -1,6 +1,6 @@
 //! Which entry computes a problem.
 
-use super::{HeadShape, KvLayout, PrefillError, PrefillProblem, Window};
+use super::{HeadShape, KvLayout, PrefillError, PrefillParams, PrefillProblem, SoftCap, Window};
 use crate::catalog::{self, Entry};
 
 /// A supported problem's kernel and derived constants.
@@ -10,6 +10,62 @@ pub(crate) struct Selection {
     pub scale_log2: f32,
     /// The window without the sides that exclude nothing.
     pub window: Window,
+}
+
+impl Selection {
+    /// The kernel's parameters without operands.
+    pub fn params(&self, problem: &PrefillProblem) -> PrefillParams {
+        let side = |keys: Option<usize>| keys.map_or(-1, |keys| keys as i32);
+        let Window { left, right } = self.window;
+        let page_size = match problem.kv {
+            KvLayout::Ragged => 1,
+            KvLayout::Paged { page_size } => page_size,
+        };
+        // Sizes are in range by the limits that `select` checked.
+        let params = PrefillParams {
+            batch: problem.batch as i32,
+            num_heads: problem.heads.query as i32,
+            num_kv_heads: problem.heads.kv as i32,
+            max_seqlen_q: problem.max_seqlen_q as i32,
+            causal: i32::from(problem.causal),
+            scale_log2: self.scale_log2,
+            page_size: page_size as i32,
+            page_reciprocal: u32::MAX / page_size as u32,
+            head_dim: problem.heads.dim as i32,
+            v_dim: problem.v_dim as i32,
+            window_left: side(left),
+            window_right: side(right),
+            ..PrefillParams::default()
+        };
+        match problem.softcap {
+            None => params,
+            Some(softcap) => PrefillParams {
+                scale_log2: softcap.cap() * std::f32::consts::LOG2_E,
+                softcap_scale: problem.scale / softcap.cap(),
+                exact_softcap: i32::from(matches!(softcap, SoftCap::Exact(_))),
+                ..params
+            },
+        }
+    }
+
+    /// What is computed beside plain attention, in words.
+    pub fn options(&self, problem: &PrefillProblem) -> impl Iterator<Item = String> {
+        let (dim, v_dim) = (problem.heads.dim, problem.v_dim);
+        let flag = |wanted: bool, name: &str| wanted.then(|| name.to_owned());
+        let values = (v_dim != dim).then(|| format!("values of {v_dim} elements"));
+        let window = (self.window != Window::ALL).then(|| self.window.to_string());
+        [
+            values,
+            window,
+            problem.softcap.map(|softcap| softcap.to_string()),
+            flag(problem.alibi, "ALiBi"),
+            flag(problem.sinks, "sinks"),
+            flag(problem.mask, "masks"),
+            flag(problem.lse, "with log-sum-exp"),
+        ]
+        .into_iter()
+        .flatten()
+    }
 }
 
 /// The largest second and third dimension of a grid.
@@ -82,7 +138,7 @@ fn window(problem: &PrefillProblem) -> Window {
 }
 
 /// Whether only the entries with every option will do.
-fn has_options(problem: &PrefillProblem) -> bool {
+pub(in crate::attention) fn has_options(problem: &PrefillProblem) -> bool {
     let values = problem.alibi || problem.sinks || problem.mask;
     values || problem.softcap.is_some() || window(problem) != Window::ALL
 }

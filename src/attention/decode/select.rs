@@ -1,0 +1,91 @@
+//! Which entries compute a problem.
+
+use super::{DecodeError, DecodeProblem};
+use crate::attention::prefill::{KvLayout, PrefillProblem, Selection, has_options};
+use crate::catalog::{self, Entry};
+
+/// A supported problem's kernels and derived constants.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Choice {
+    pub entry: &'static Entry,
+    /// What adds up the splits.
+    pub merge: &'static Entry,
+    /// Constants; its entry is prefill's.
+    pub constants: Selection,
+}
+
+/// The largest first dimension of a grid that partial results are counted for.
+pub(super) const MAX_BLOCKS: usize = 1 << 20;
+/// Rows of a sequence are counted in 32 bits, chunks of keys of all row blocks in 64.
+const MAX_ROW_BLOCKS: u128 = 1 << 26;
+/// Rows of an item.
+const ROWS: u128 = 16;
+
+pub(super) fn select(problem: &DecodeProblem) -> Result<Choice, DecodeError> {
+    let attention = problem.attention();
+    let of_dtype = |entry: &&Entry| entry.dtype == attention.dtype.name();
+    let merge = entries().find(|entry| entry.variant == "merge" && of_dtype(entry));
+    let Some(merge) = merge else {
+        let mut expected: Vec<&str> = entries().map(|entry| entry.dtype).collect();
+        expected.sort_unstable();
+        expected.dedup();
+        return Err(DecodeError::UnsupportedDtype {
+            expected,
+            got: attention.dtype,
+        });
+    };
+    if attention.kv == KvLayout::Ragged {
+        return Err(DecodeError::Ragged);
+    }
+    let entry = entry(attention)?;
+    let constants = attention.select()?;
+    if let Some(got) = problem.wanted_blocks()
+        && !(1..=MAX_BLOCKS).contains(&got)
+    {
+        let expected = MAX_BLOCKS;
+        return Err(DecodeError::Blocks { expected, got });
+    }
+    let rows = attention.max_seqlen_q as u128 * attention.heads.query as u128;
+    let got = (rows.div_ceil(ROWS) + attention.heads.kv as u128) * attention.batch as u128;
+    if got > MAX_ROW_BLOCKS {
+        let expected = MAX_ROW_BLOCKS;
+        return Err(DecodeError::RowBlocks { expected, got });
+    }
+    Ok(Choice {
+        entry,
+        merge,
+        constants,
+    })
+}
+
+fn entries() -> impl Iterator<Item = &'static Entry> {
+    catalog::ENTRIES
+        .iter()
+        .filter(|entry| entry.kernel == "decode")
+}
+
+/// The smallest entry that has what the problem needs: without options exactly its head dimension,
+/// or with all of them and any multiples of 8 up to its own.
+fn entry(problem: &PrefillProblem) -> Result<&'static Entry, DecodeError> {
+    let dims = (problem.heads.dim, problem.v_dim);
+    let most = |entry: &Entry| (entry.head_dim as usize, entry.v_dim as usize);
+    let unit = |dim: usize| dim > 0 && dim.is_multiple_of(8);
+    let candidates = || {
+        entries()
+            .filter(|entry| entry.variant != "merge" && entry.dtype == problem.dtype.name())
+            .filter(|entry| entry.variant == "full" || !has_options(problem))
+    };
+    candidates()
+        .filter(|entry| match entry.variant {
+            "full" => {
+                let (most, v_most) = most(entry);
+                unit(dims.0) && unit(dims.1) && dims.0 <= most && dims.1 <= v_most
+            }
+            _ => dims == most(entry),
+        })
+        .min_by_key(|entry| (entry.variant == "full", entry.head_dim))
+        .ok_or_else(|| DecodeError::UnsupportedHeadDim {
+            expected: candidates().map(most).max().unwrap_or_default(),
+            got: dims,
+        })
+}
