@@ -78,7 +78,7 @@ struct Keys {
   int first, end;             // keys that some row sees and that exist, of this warp's steps
   int full_first, full_end;   // keys that all rows see
   int k_len;
-  int token;                  // of the lane's row
+  int token, position;        // of the lane's row
   bool exists;                // whether there is such a row
   bool bad_page;              // whether a page of a wanted key has a bad id
 
@@ -106,7 +106,7 @@ struct Keys {
     const int row = item.first_row + lane % C::kTileQ;
     exists = row < rows;
     token = row / group;
-    position = static_cast<int64_t>(token) + seq.k_len - seq.q_len;
+    position = token + seq.k_len - seq.q_len;
     bad_page = false;
     mask = 0;
     if (C::kOptions && p.mask_offsets != nullptr) {
@@ -114,8 +114,6 @@ struct Keys {
       full_end = 0;
     }
   }
-  int64_t position;  // of the lane's row
-
   // The first key of the warp's first step.
   __device__ __forceinline__ int start(const Item& item) const {
     int key = item.chunk * C::kChunk + threadIdx.x / 32 * C::kTileK;

@@ -97,7 +97,7 @@ pub fn random(seed: u64) -> (AnyCase, usize) {
     let rng = &mut StdRng::seed_from_u64(seed);
     let mut spec = Spec::random(rng);
     // Half of the cases have no option: they take the lean entries.
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         spec.alibi = false;
         spec.sinks = false;
         spec.mask = false;
