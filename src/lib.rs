@@ -10,6 +10,7 @@
 //! | multiply matrices: linear layers | [`gemm`] |
 //! | load and pack 4-bit weights | [`int4`] |
 //! | keep keys and values in a cache | [`kv`] |
+//! | run a mixture of experts, from the router's logits on | [`moe`] |
 //! | see what a kernel skipped | [`StatusWord`] |
 //! | compare with the mathematics | [`mod@reference`] |
 //!
@@ -35,6 +36,7 @@ pub mod error;
 pub mod gemm;
 pub mod int4;
 pub mod kv;
+pub mod moe;
 mod operand;
 mod params;
 pub mod reference;

@@ -84,6 +84,25 @@ impl<const R: usize> Operand<'_, '_, R> {
         Ok(strides)
     }
 
+    /// As [`Operand::strides`], with any stride along the innermost axis too.
+    pub fn any_strides(&self) -> Result<[i64; R], OperandError> {
+        let (shape, mut strides) = (self.tensor.shape(), self.tensor.strides());
+        for (axis, stride) in strides.iter_mut().enumerate() {
+            let got = *stride;
+            if shape[axis] <= 1 || self.tensor.is_empty() {
+                *stride = 0;
+            } else if got < 0 {
+                return Err(OperandError::NegativeStride {
+                    tensor: self.name,
+                    axis,
+                    expected: 0,
+                    got,
+                });
+            }
+        }
+        Ok(strides)
+    }
+
     /// As [`Operand::strides`], with the base and every row at multiples of 16 bytes.
     pub fn aligned_strides(&self) -> Result<[i64; R], OperandError> {
         let strides = self.strides()?;

@@ -89,11 +89,22 @@ pub enum Offence {
     Position = 9,
     /// A page id of a copy is out of range: the page was not copied. The index is the pair's.
     PagePair = 10,
+    /// A token's router logits or biases have NaN or +inf, or nothing above -inf: its experts and
+    /// weights are still defined, see [`Routing`](crate::moe::Routing). The index is the token's.
+    RouterLogit = 12,
+    /// An expert id is neither an expert nor -1: it was dropped. The index is the token's.
+    ExpertId = 13,
+    /// Offsets of the experts' rows are out of order or out of range: the expert at the index and
+    /// all behind it had no rows.
+    ExpertRange = 14,
+    /// The order of rows holds something that is no pair of token and slot: its row was not
+    /// computed. The index is its place in the order.
+    ExpertRow = 15,
 }
 
 impl Offence {
     /// All kinds, by number.
-    pub const ALL: [Offence; 9] = [
+    pub const ALL: [Offence; 13] = [
         Offence::SeqLensQ,
         Offence::SeqLensK,
         Offence::SeqLenTooLong,
@@ -103,6 +114,10 @@ impl Offence {
         Offence::Slot,
         Offence::Position,
         Offence::PagePair,
+        Offence::RouterLogit,
+        Offence::ExpertId,
+        Offence::ExpertRange,
+        Offence::ExpertRow,
     ];
 
     /// The kind's bit in a status word.
@@ -124,6 +139,10 @@ impl Offence {
             Offence::Slot => "slot out of range for token",
             Offence::Position => "position out of range for token",
             Offence::PagePair => "page id out of range in pair",
+            Offence::RouterLogit => "router logits NaN or infinite, of token",
+            Offence::ExpertId => "expert id out of range, of token",
+            Offence::ExpertRange => "rows of experts out of order or range at expert",
+            Offence::ExpertRow => "row of an expert out of range at place",
         }
     }
 }

@@ -10,6 +10,7 @@ use infer_kernels::attention::prefill::PrefillParams;
 use infer_kernels::catalog::{ENTRIES, Entry};
 use infer_kernels::gemm::GemmParams;
 use infer_kernels::kv::{AppendParams, AppendPart};
+use infer_kernels::moe::{CombineParams, GroupedParams, PermuteParams, RouteParams};
 
 /// What follows `before` in the entry's PTX, up to `after`.
 fn between<'a>(entry: &'a Entry, before: &str, after: &str) -> &'a str {
@@ -133,6 +134,34 @@ const PASSED: &[Passed] = &[
         size: size_of::<AppendPart>(),
         align: align_of::<AppendPart>(),
         header: include_str!("../cuda/kv/append_part.cuh"),
+    },
+    Passed {
+        kernel: "moe_route",
+        fields: RouteParams::FIELDS,
+        size: size_of::<RouteParams>(),
+        align: align_of::<RouteParams>(),
+        header: include_str!("../cuda/moe/route_params.cuh"),
+    },
+    Passed {
+        kernel: "moe_permute",
+        fields: PermuteParams::FIELDS,
+        size: size_of::<PermuteParams>(),
+        align: align_of::<PermuteParams>(),
+        header: include_str!("../cuda/moe/permute_params.cuh"),
+    },
+    Passed {
+        kernel: "moe_grouped",
+        fields: GroupedParams::FIELDS,
+        size: size_of::<GroupedParams>(),
+        align: align_of::<GroupedParams>(),
+        header: include_str!("../cuda/moe/grouped_params.cuh"),
+    },
+    Passed {
+        kernel: "moe_combine",
+        fields: CombineParams::FIELDS,
+        size: size_of::<CombineParams>(),
+        align: align_of::<CombineParams>(),
+        header: include_str!("../cuda/moe/combine_params.cuh"),
     },
 ];
 

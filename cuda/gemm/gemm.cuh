@@ -107,56 +107,75 @@ __device__ __forceinline__ void start(typename C::A& a, typename C::B& b, unsign
   }
 }
 
-// Sums to y, or to the split's share of the workspace, by way of shared memory: 16 rows of the warp at a time, as f32.
+// Hands out what a warp accumulated, by way of shared memory: 16 rows at a time, as f32. f(row, z, u) gets eight outputs of
+// each of its first `rows` rows, of those columns that lead to `out_col`: sums, and where gated those of the up product.
 template <class C, bool kGated>
-__device__ __forceinline__ void epilogue(const GemmParams& p, unsigned char* smem, const typename C::Accumulators& acc,
-                                         int first_row, int first_col, int warp) {
-  constexpr int kRowChunks = C::kWarpCols / 4;  // of 16 bytes
-  constexpr int kOutputs = kGated ? C::kWarpCols / 2 : C::kWarpCols, kLanes = kOutputs / kChunkCols;
-  const int lane = threadIdx.x % 32;
-  float4* staging = reinterpret_cast<float4*>(smem + warp * C::kStagingBytes);
-  // Chunk c of row r lies at c ^ 2(r % 4): eight lanes that write or read 16 bytes meet all banks once.
-  const auto at = [](int row, int chunk) { return row * kRowChunks + (chunk ^ row % 4 * 2); };
-  const auto read = [&](Chunk& to, int row, int col) {
-    const int chunk = col / 4, swap = (chunk / 8 + row) % 2;  // which half first: eight lanes do not collide
-    const float4 a = staging[at(row, chunk + swap)], b = staging[at(row, chunk + (swap ^ 1))];
-    const float4 low = swap ? b : a, high = swap ? a : b;
-    to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w;
-    to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
-  };
-  const int row_in = lane / kLanes, col_in = lane % kLanes * kChunkCols, col = first_col + col_in;
-  const Finish<C::kElement, kGated> finish(p, col);
+struct Drain {
+  static constexpr int kOutputs = kGated ? C::kWarpCols / 2 : C::kWarpCols, kLanes = kOutputs / kChunkCols;
+
+  // Where this lane's eight outputs begin, in the warp's.
+  static __device__ __forceinline__ int out_col() { return threadIdx.x % 32 % kLanes * kChunkCols; }
+
+  template <class F>
+  static __device__ __forceinline__ void run(unsigned char* smem, const typename C::Accumulators& acc, int warp, int rows,
+                                             F&& f) {
+    constexpr int kRowChunks = C::kWarpCols / 4;  // of 16 bytes
+    const int lane = threadIdx.x % 32;
+    float4* staging = reinterpret_cast<float4*>(smem + warp * C::kStagingBytes);
+    // Chunk c of row r lies at c ^ 2(r % 4): eight lanes that write or read 16 bytes meet all banks once.
+    const auto at = [](int row, int chunk) { return row * kRowChunks + (chunk ^ row % 4 * 2); };
+    const auto read = [&](Chunk& to, int row, int col) {
+      const int chunk = col / 4, swap = (chunk / 8 + row) % 2;  // which half first: eight lanes do not collide
+      const float4 a = staging[at(row, chunk + swap)], b = staging[at(row, chunk + (swap ^ 1))];
+      const float4 low = swap ? b : a, high = swap ? a : b;
+      to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w;
+      to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
+    };
 #pragma unroll 1
-  for (int block = 0; block < C::A::kBlocks; ++block) {
-    __syncwarp();
+    for (int block = 0; block < C::A::kBlocks; ++block) {
+      __syncwarp();
 #pragma unroll
-    for (int i = 0; i < C::A::kBlocks; ++i) {  // registers have no index: one copy of what follows, one write per block
-      if (i != block) continue;
+      for (int i = 0; i < C::A::kBlocks; ++i) {  // registers have no index: one copy of what follows, one write per block
+        if (i != block) continue;
 #pragma unroll
-      for (int j = 0; j < 2 * C::B::kBlocks; ++j)
+        for (int j = 0; j < 2 * C::B::kBlocks; ++j)
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const int row = fragment::acc_row(lane, 2 * h), col = 8 * j + fragment::acc_col(lane, 0);
-          float* chunk = reinterpret_cast<float*>(staging + at(row, col / 4));
-          *reinterpret_cast<float2*>(chunk + col % 4) = make_float2(acc[i][j][2 * h], acc[i][j][2 * h + 1]);
-        }
-    }
-    __syncwarp();
+          for (int h = 0; h < 2; ++h) {
+            const int row = fragment::acc_row(lane, 2 * h), col = 8 * j + fragment::acc_col(lane, 0);
+            float* chunk = reinterpret_cast<float*>(staging + at(row, col / 4));
+            *reinterpret_cast<float2*>(chunk + col % 4) = make_float2(acc[i][j][2 * h], acc[i][j][2 * h + 1]);
+          }
+      }
+      __syncwarp();
 #pragma unroll 1
-    for (int down = row_in; down < 16; down += 32 / kLanes) {
-      const int row = first_row + 16 * block + down;
-      if (row >= p.m || finish.exist <= 0) break;  // H4
-      Chunk z, u = {};
-      read(z, down, col_in);
-      if (kGated) read(u, down, kOutputs + col_in);
-      if (p.partial != nullptr) {
-        store_f32(p.partial + partial_at(p, blockIdx.y, false, row, col), z, finish.exist);
-        if (kGated) store_f32(p.partial + partial_at(p, blockIdx.y, true, row, col), u, finish.exist);
-      } else {
-        finish.row(z, u, row);
+      for (int down = lane / kLanes; down < 16; down += 32 / kLanes) {
+        const int row = 16 * block + down;
+        if (row >= rows) break;
+        Chunk z, u = {};
+        read(z, down, out_col());
+        if (kGated) read(u, down, kOutputs + out_col());
+        f(row, z, u);
       }
     }
   }
+};
+
+// Sums to y, or to the split's share of the workspace.
+template <class C, bool kGated>
+__device__ __forceinline__ void epilogue(const GemmParams& p, unsigned char* smem, const typename C::Accumulators& acc,
+                                         int first_row, int first_col, int warp) {
+  const int col = first_col + Drain<C, kGated>::out_col();
+  const Finish<C::kElement, kGated> finish(p, col);
+  const int rows = finish.exist > 0 ? p.m - first_row : 0;  // H4
+  Drain<C, kGated>::run(smem, acc, warp, rows, [&](int down, Chunk& z, const Chunk& u) {
+    const int row = first_row + down;
+    if (p.partial != nullptr) {
+      store_f32(p.partial + partial_at(p, blockIdx.y, false, row, col), z, finish.exist);
+      if (kGated) store_f32(p.partial + partial_at(p, blockIdx.y, true, row, col), u, finish.exist);
+    } else {
+      finish.row(z, u, row);
+    }
+  });
 }
 
 // The kernel.

@@ -10,6 +10,7 @@ use crate::attention::decode::{self, DecodeArgs, DecodeError, DecodePlan};
 use crate::attention::prefill::{self, PrefillArgs, PrefillError, PrefillPlan};
 use crate::gemm::{self, GemmArgs, GemmError, GemmPlan};
 use crate::kv::{self, AppendArgs, AppendPlan, KvError};
+use crate::moe::{self, MoeArgs, MoeError, MoePlan};
 
 /// A launch whose operands have been checked.
 ///
@@ -110,6 +111,28 @@ unsafe impl Launch for kv::BoundAppend<'_> {
     }
     fn params(&self) -> &[u8] {
         bytemuck::bytes_of(&self.params)
+    }
+    fn stream_checked(&self) -> &Stream {
+        self.stream
+    }
+}
+
+// SAFETY: ABI: the four parameters are compared with the PTX, field by field, by tests/abi.rs; each
+// is paired with a kernel of its family where it is made. Bounds: made only by the `bind` of the
+// plans, which prove every row of every operand from shapes and strides, and the size of what lies in
+// the workspace; the kernels check ids, offsets and order where they read them, and the emulator's
+// hostile tests hold them to that. Aliasing: what is written is `TensorMut`, kept apart from
+// everything else; the status word is only ever touched by atomics. Residency: `bind` checks the
+// device of every operand, and that it is freed in the order of this stream or belongs to a promise.
+unsafe impl Launch for moe::BoundLaunch<'_> {
+    fn kernel(&self) -> &Kernel {
+        self.kernel
+    }
+    fn shape(&self) -> LaunchShape {
+        self.shape
+    }
+    fn params(&self) -> &[u8] {
+        self.params.bytes()
     }
     fn stream_checked(&self) -> &Stream {
         self.stream
@@ -259,5 +282,25 @@ impl AppendPlan {
         let bound = self.bind(stream, &args)?;
         // SAFETY: What the operands must keep for replays is what the caller promises.
         Ok(unsafe { Stream::enqueue_captured(&bound) }?)
+    }
+}
+
+/// Running inside a graph, where the addresses outlive the borrows.
+impl MoePlan {
+    /// As [`MoePlan::run`], also on a stream that is recording a graph.
+    ///
+    /// # Errors
+    /// As for [`MoePlan::run`].
+    ///
+    /// # Safety
+    /// Until the last replay of a graph that this is recorded into has finished: no operand is
+    /// freed, and none is used in a way that is not ordered with the replays. The device and this
+    /// plan's handle of it stay alive as long.
+    pub unsafe fn run_captured(&self, stream: &Stream, args: MoeArgs<'_>) -> Result<(), MoeError> {
+        for launch in self.bind(stream, &args)? {
+            // SAFETY: What the operands must keep for replays is what the caller promises.
+            unsafe { Stream::enqueue_captured(&launch) }?;
+        }
+        Ok(())
     }
 }

@@ -36,7 +36,7 @@ pub enum Activation {
 
 impl Activation {
     /// The number that the kernel knows it by.
-    pub(super) fn code(self) -> i32 {
+    pub(crate) fn code(self) -> i32 {
         match self {
             Activation::None => 0,
             Activation::Relu => 1,

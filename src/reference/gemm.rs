@@ -75,7 +75,11 @@ pub fn gemm<T: Float>(problem: &GemmProblem, inputs: GemmInputs<'_, T>) -> GemmO
 
 /// The activated value and what an error in the sums may make of it, from sums and the magnitudes
 /// of their terms.
-fn finish(activation: Activation, (g, g_terms): (f64, f64), up: Option<(f64, f64)>) -> (f64, f64) {
+pub(super) fn finish(
+    activation: Activation,
+    (g, g_terms): (f64, f64),
+    up: Option<(f64, f64)>,
+) -> (f64, f64) {
     // The steepest of the activations, x·sigmoid(1.702·x), has slopes up to 1.13.
     const SLOPE: f64 = 1.13;
     let (z, z_terms) = match activation {

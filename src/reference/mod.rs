@@ -7,6 +7,7 @@ pub mod attention;
 pub mod gemm;
 mod host;
 pub mod kv;
+pub mod moe;
 pub mod tolerance;
 
 pub use host::HostTensor;

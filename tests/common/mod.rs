@@ -9,6 +9,7 @@ pub mod fuzz;
 pub mod gemm;
 pub mod int4;
 pub mod kv;
+pub mod moe;
 mod operand;
 mod pages;
 pub mod spec;

@@ -3,13 +3,14 @@
 use half::{bf16, f16};
 use infer_kernels::attention::prefill::HeadShape;
 use infer_kernels::gemm::{GemmPlan, GemmProblem, WeightLayout};
+use infer_kernels::moe::{MoeProblem, Routing};
 use infer_kernels::{DType, Device, Float, catalog};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::common::decode;
 use crate::common::gemm::{self, Matrix};
-use crate::common::{AnyCase, Lengths, kv};
+use crate::common::{AnyCase, Lengths, kv, moe};
 use crate::{BACKENDS, emulated};
 
 #[test]
@@ -122,12 +123,74 @@ fn every_append_entry_gives_the_references_result() {
     }
 }
 
+/// Layers that together launch every entry of a mixture of experts.
+#[test]
+fn every_moe_entry_gives_the_references_result() {
+    for backend in BACKENDS {
+        let device = emulated(backend);
+        let mut launched = std::collections::BTreeSet::from(["moe_route", "moe_place"]);
+        for entry in catalog::ENTRIES
+            .iter()
+            .filter(|e| e.kernel == "moe_grouped")
+        {
+            let of = match entry.dtype {
+                "f16" => moe_case::<f16>,
+                _ => moe_case::<bf16>,
+            };
+            of(entry, &device)
+                .unwrap_or_else(|error| panic!("{} on {device}: {error}", entry.name));
+            launched.extend([entry.name, combine_of(entry)]);
+        }
+        // More pairs than one block sorts.
+        let routing = Routing::new(2, 1);
+        let problem = MoeProblem::new(DType::F16, routing, 3000, 8, 8);
+        let case = moe::Case::<f16>::random(1, problem, 3000, moe::Spread::Even);
+        case.check(&device).unwrap();
+        launched.insert("moe_count");
+        let all = catalog::ENTRIES.iter().map(|entry| entry.name);
+        let all: std::collections::BTreeSet<_> = all.filter(|n| n.starts_with("moe_")).collect();
+        assert_eq!(launched, all);
+    }
+}
+
+fn combine_of(entry: &catalog::Entry) -> &'static str {
+    match entry.dtype {
+        "f16" => "moe_combine_f16",
+        _ => "moe_combine_bf16",
+    }
+}
+
+fn moe_case<T: Float>(
+    entry: &'static catalog::Entry,
+    device: &Device,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let layout = match entry.variant {
+        "nk" => WeightLayout::Nk,
+        _ => WeightLayout::Kn,
+    };
+    let problem = MoeProblem::new(T::DTYPE, Routing::new(3, 2), 20, 40, 24)
+        .layout(layout)
+        .tile(Some(entry.tile_q as usize));
+    let case = moe::Case::<T>::random(7, problem, 20, moe::Spread::Even);
+    case.check(device)?;
+    Ok(())
+}
+
 #[test]
 fn every_kernel_has_a_smoke_case() {
     let kernels: std::collections::BTreeSet<_> =
         catalog::ENTRIES.iter().map(|entry| entry.kernel).collect();
     assert_eq!(
         Vec::from_iter(kernels),
-        ["decode", "gemm", "kv_append", "prefill"]
+        [
+            "decode",
+            "gemm",
+            "kv_append",
+            "moe_combine",
+            "moe_grouped",
+            "moe_permute",
+            "moe_route",
+            "prefill"
+        ]
     );
 }

@@ -8,6 +8,7 @@ mod device;
 mod gemm;
 mod int4;
 mod kv;
+mod moe;
 mod operand;
 mod options;
 mod prefill;

@@ -76,6 +76,19 @@ const PARTS: &[Part] = &[
         steps: |_| Ok(random_cases("gemm_random", "random_cases", 8)),
     },
     Part {
+        name: "moe-many",
+        about: "mixtures of experts: 4000 random layers, and their stages on 16,000 garbage inputs, on 8 schedules",
+        sources: EMULATED,
+        steps: |_| {
+            Ok([
+                random_cases("moe_layer", "random_cases", 4),
+                random_cases("moe_stages", "random_", 8),
+                random_cases("moe_stages", "garbage", 8),
+            ]
+            .concat())
+        },
+    },
+    Part {
         name: "driver",
         about: "the prefill suite through cudarc and cust, on the emulator's CUDA driver, on 4 schedules",
         sources: DRIVEN,
