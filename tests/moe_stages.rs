@@ -368,7 +368,7 @@ impl Product {
 
 /// Offsets and orders that make no sense are never followed.
 #[test]
-fn garbage_orders_and_offsets_are_skipped_and_reported() {
+fn random_orders_and_offsets_are_followed_or_reported() {
     let device = device();
     let seeds: Vec<u64> = seeds(0..150).collect();
     in_parallel(&seeds, |&seed| {

@@ -77,16 +77,15 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "moe-many",
-        about: "mixtures of experts: 4000 random layers, and their stages on 16,000 garbage inputs, on 8 schedules",
+        about: "mixtures of experts: 4000 random layers on 4 schedules of the emulator",
         sources: EMULATED,
-        steps: |_| {
-            Ok([
-                random_cases("moe_layer", "random_cases", 4),
-                random_cases("moe_stages", "random_", 8),
-                random_cases("moe_stages", "garbage", 8),
-            ]
-            .concat())
-        },
+        steps: |_| Ok(random_cases("moe_layer", "random_cases", 4)),
+    },
+    Part {
+        name: "moe-hostile",
+        about: "mixtures of experts: 30,000 launches on odd logits and garbage ids, orders and offsets",
+        sources: EMULATED,
+        steps: |_| Ok(random_cases("moe_stages", "random_", 10)),
     },
     Part {
         name: "driver",
