@@ -476,7 +476,7 @@ const LEAST_RANGE: usize = 512;
 const MOST_RANGES: usize = 8;
 /// What lies in the workspace begins at multiples of a line of the cache and of a chunk.
 const ALIGNMENT: u128 = 128;
-const _: () = assert!(ALIGNMENT % (2 * CHUNK as u128) == 0);
+const _: () = assert!(ALIGNMENT.is_multiple_of(2 * CHUNK as u128));
 /// A terabyte, far from where sizes overflow.
 const MOST_WORKSPACE: usize = 1 << 40;
 

@@ -141,6 +141,9 @@ pub fn logits<L: Float>(rng: &mut StdRng, tokens: usize, experts: usize, spread:
         .collect()
 }
 
+/// Ids, weights and what was reported.
+pub type Chosen = (Vec<i32>, Vec<f32>, StatusReport);
+
 /// Logits, bias and gate for a routing.
 pub struct Router<L> {
     pub routing: Routing,
@@ -172,10 +175,7 @@ impl<L: Float> Router<L> {
     }
 
     /// Ids and weights of all tokens, one after the other.
-    pub fn run(
-        &self,
-        device: &Device,
-    ) -> Result<(Vec<i32>, Vec<f32>, StatusReport), Box<dyn Error>> {
+    pub fn run(&self, device: &Device) -> Result<Chosen, Box<dyn Error>> {
         let stream = device.stream();
         let plan = RoutePlan::new(device, &self.routing)?;
         let shape = [self.tokens, self.routing.slots()];
