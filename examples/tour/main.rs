@@ -7,6 +7,7 @@
 //! Runs on a GPU if there is one, else on the emulator. Adding an operation: a file beside this
 //! one, and a row in `OPERATIONS`.
 
+mod decode;
 mod prefill;
 mod report;
 
@@ -51,6 +52,12 @@ const OPERATIONS: &[Operation] = &[
         at: "DeepSeek-V2: 8 of its heads, dims 192 and 128, bf16, causal",
         steps: prefill::STEPS,
         run: prefill::deepseek_v2,
+    },
+    Operation {
+        name: "decode attention, from pages",
+        at: "Llama 3 8B: 32 query heads, 8 kv heads, head dim 128, bf16, one token each",
+        steps: decode::STEPS,
+        run: decode::llama_3,
     },
 ];
 

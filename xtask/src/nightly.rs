@@ -70,6 +70,18 @@ const PARTS: &[Part] = &[
         steps: |_| Ok(random_cases("prefill_hostile", "garbage", 10)),
     },
     Part {
+        name: "decode-many",
+        about: "decode attention: 8000 random cases on 8 schedules of the emulator",
+        sources: EMULATED,
+        steps: |_| Ok(random_cases("decode_random", "random_cases", 8)),
+    },
+    Part {
+        name: "decode-hostile",
+        about: "decode attention: 20,000 launches on garbage lengths, page ids and offsets",
+        sources: EMULATED,
+        steps: |_| Ok(random_cases("decode_hostile", "garbage", 10)),
+    },
+    Part {
         name: "gemm-many",
         about: "matrix products: 8000 random cases on 8 schedules of the emulator",
         sources: EMULATED,

@@ -3,7 +3,7 @@
 use crate::attention::prefill::PrefillError;
 use crate::device::DeviceError;
 use crate::dtype::DType;
-use crate::error::OperandError;
+use crate::error::{OperandError, TensorError};
 
 /// Why a decode was refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,12 @@ impl From<OperandError> for DecodeError {
 
 impl From<DeviceError> for DecodeError {
     fn from(error: DeviceError) -> Self {
+        DecodeError::Attention(error.into())
+    }
+}
+
+impl From<TensorError> for DecodeError {
+    fn from(error: TensorError) -> Self {
         DecodeError::Attention(error.into())
     }
 }
