@@ -1,7 +1,7 @@
 //! Each entry once through each backend, against the reference.
 
 use half::{bf16, f16};
-use infer_kernels::attention::prefill::HeadShape;
+use infer_kernels::attention::prefill::{PrefillPlan, SoftCap, Window};
 use infer_kernels::gemm::{GemmPlan, GemmProblem, WeightLayout};
 use infer_kernels::moe::{MoeProblem, Routing};
 use infer_kernels::{DType, Device, Float, catalog};
@@ -10,29 +10,51 @@ use rand::rngs::StdRng;
 
 use crate::common::decode;
 use crate::common::gemm::{self, Matrix};
-use crate::common::{AnyCase, Lengths, kv, moe};
+use crate::common::spec::{Source, Spec};
+use crate::common::{Lengths, kv, moe};
 use crate::{BACKENDS, emulated};
 
 #[test]
-fn every_entry_gives_the_references_result() {
+fn every_prefill_entry_gives_the_references_result() {
     for backend in BACKENDS {
         let device = emulated(backend);
-        let lean = |entry: &&catalog::Entry| entry.kernel == "prefill" && entry.variant == "lean";
-        for (seed, entry) in catalog::ENTRIES.iter().filter(lean).enumerate() {
-            let dtype = match entry.dtype {
-                "f16" => DType::F16,
-                _ => DType::BF16,
-            };
-            let heads = HeadShape {
-                query: 3,
-                kv: 1,
-                dim: entry.head_dim as usize,
-            };
-            let lengths = Lengths::same(&[37, 0, 70]);
-            let case = AnyCase::random(seed as u64, dtype, heads, &lengths);
+        let prefill = catalog::ENTRIES.iter().filter(|e| e.kernel == "prefill");
+        for (seed, entry) in prefill.enumerate() {
+            let mut case = prefill_spec(entry).case(seed as u64, 1, &Lengths::same(&[37, 0, 70]));
+            let plan = PrefillPlan::new(&device, case.problem()).unwrap();
+            assert_eq!(plan.entry(), entry.name);
             case.check(&device)
                 .unwrap_or_else(|error| panic!("{} on {device}: {error}", entry.name));
         }
+    }
+}
+
+/// What only this entry computes.
+fn prefill_spec(entry: &catalog::Entry) -> Spec {
+    let full = match entry.variant {
+        "lean" | "paged" => false,
+        "full" => true,
+        other => panic!("a new variant {other} wants a smoke case here"),
+    };
+    Spec {
+        dtype: match entry.dtype {
+            "f16" => DType::F16,
+            _ => DType::BF16,
+        },
+        dims: (entry.head_dim as usize, entry.v_dim as usize),
+        ratio: 3,
+        source: match entry.variant {
+            "lean" => Source::Ragged,
+            _ => Source::Rows(16),
+        },
+        layout: 0,
+        causal: true,
+        window: if full { Window::left(29) } else { Window::ALL },
+        softcap: full.then_some(SoftCap::Approx(1.5)),
+        alibi: full,
+        sinks: full,
+        mask: full,
+        lse: full,
     }
 }
 

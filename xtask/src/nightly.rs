@@ -137,7 +137,7 @@ const PARTS: &[Part] = &[
         name: "fuzz",
         about: "the emulator's parser, binder and machine, fuzzed 10.5 million times",
         sources: &[
-            "Cargo.lock",
+            "emulator/fuzz/Cargo.lock",
             "emulator/src",
             "emulator/fuzz/fuzz_targets",
             "scripts/fuzz.sh",
