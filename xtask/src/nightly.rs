@@ -101,7 +101,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "driver",
-        about: "the prefill suite through cudarc and cust, on the emulator's CUDA driver, on 4 schedules",
+        about: "the suite through cudarc and cust, on the emulator's CUDA driver, on 4 schedules",
         sources: DRIVEN,
         steps: |_| Ok(through_the_driver()),
     },
@@ -279,7 +279,14 @@ fn through_the_driver() -> Vec<Step> {
         sources: Vec::new(),
     };
     let on_schedule = |seed| {
-        let suite = ["prefill_random", "prefill_special"];
+        let suite = [
+            "prefill_random",
+            "prefill_special",
+            "prefill_options",
+            "prefill_rivals",
+            "prefill_hostile",
+            "gemm_random",
+        ];
         let of = move |device| suite.map(|test| step(test, Some(device), seed));
         of("cudarc")
             .into_iter()
