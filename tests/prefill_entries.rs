@@ -8,6 +8,7 @@
 use half::{bf16, f16};
 use infer_kernels::attention::prefill::PrefillParams;
 use infer_kernels::catalog::{ENTRIES, Entry};
+use infer_kernels::ptx_emulator::mutate::Handover;
 use infer_kernels::ptx_emulator::{Config, Emulator, Kernel, LaunchConfig, LaunchStats};
 use infer_kernels::{Offence, StatusReport};
 use rand::rngs::StdRng;
@@ -478,9 +479,15 @@ fn launch(
         block: [case.entry.threads, 1, 1],
         dynamic_smem: case.entry.smem_bytes,
     };
-    device
+    let stats = device
         .launch(kernel, &launch, &[bytemuck::bytes_of(params)])
-        .map_err(|error| error.to_string())
+        .map_err(|error| error.to_string())?;
+    if let Some(handover) = Handover::get()? {
+        handover
+            .record(kernel, &stats)
+            .map_err(|error| error.to_string())?;
+    }
+    Ok(stats)
 }
 
 fn check(case: &Case, device: &Emulator, kernel: &Kernel) -> Result<(), String> {
@@ -602,13 +609,20 @@ fn every_entry_by_itself() {
     let cases = std::env::var("INFER_KERNELS_CASES").unwrap_or("0..6".into());
     let (first, end) = cases.split_once("..").expect("FIRST..END");
     let cases = first.parse().unwrap()..end.parse().unwrap();
+    let handover = Handover::get().unwrap();
     for entry in ENTRIES.iter().filter(|entry| entry.kernel == "prefill") {
+        // To see what a changed instruction does, its own entry alone.
+        let ptx = match handover {
+            Some(handover) if handover.concerns(entry.ptx) => handover.replace(entry.ptx),
+            Some(_) => continue,
+            None => entry.ptx,
+        };
         for seed in cases.clone() {
             let device = Emulator::new(Config {
                 seed,
                 ..Default::default()
             });
-            let kernel = device.load(entry.ptx).unwrap().kernel(entry.name).unwrap();
+            let kernel = device.load(ptx).unwrap().kernel(entry.name).unwrap();
             let case = Case::random(entry, seed);
             if let Err(error) = check(&case, &device, &kernel) {
                 panic!("seed {seed}: {}: {error}", describe(&case));

@@ -23,8 +23,9 @@ use std::error::Error;
 use half::{bf16, f16};
 use infer_kernels::attention::prefill::{HeadShape, PrefillProblem};
 use infer_kernels::ptx_emulator::Config;
+use infer_kernels::ptx_emulator::mutate::Handover;
 use infer_kernels::reference::tolerance::Margin;
-use infer_kernels::{DType, Device};
+use infer_kernels::{DType, Device, catalog};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -48,6 +49,15 @@ pub fn device_with(config: Config) -> Device {
     }
     let seed = std::env::var("INFER_KERNELS_SEED").map_or(0, |seed| seed.parse().unwrap());
     Device::emulator(Config { seed, ..config })
+}
+
+/// Whether a case that runs this entry is worth running: not if an instruction of another one has been
+/// changed, to see whether the tests notice.
+pub fn under_test(entry: &str) -> bool {
+    match Handover::get().unwrap() {
+        Some(handover) => catalog::find(entry).is_some_and(|entry| handover.concerns(entry.ptx)),
+        None => true,
+    }
 }
 
 /// The seeds of a test's cases: those that it names, or `FIRST..END` in `INFER_KERNELS_CASES`.
