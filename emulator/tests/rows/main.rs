@@ -414,3 +414,4 @@ fn addresses_know_their_space() {
 }
 
 mod atomics;
+mod copies;
