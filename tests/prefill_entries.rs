@@ -17,6 +17,9 @@ use rand_distr::{Distribution, StandardNormal};
 
 const NAN: f32 = f32::NAN;
 
+/// By this, scores of normal numbers differ by more than a weight of any type has room for.
+const STEEP: f32 = 128.0;
+
 /// A problem for one entry, on the host. Keys and values are kept by sequence and position.
 struct Case {
     entry: &'static Entry,
@@ -30,6 +33,8 @@ struct Case {
     window: [i32; 2],
     cap: Option<f32>,
     exact_cap: bool,
+    /// Whether scores of some rows are [`STEEP`] times as large.
+    steep: bool,
     slopes: Option<Vec<f32>>,
     sinks: Option<Vec<f32>>,
     /// For each sequence, `[q_len, k_len]`.
@@ -65,6 +70,7 @@ impl Case {
             window: [-1, -1],
             cap: None,
             exact_cap: false,
+            steep: false,
             slopes: None,
             sinks: None,
             masks: None,
@@ -116,6 +122,7 @@ impl Case {
             window: [window(rng), window(rng)],
             cap: option(rng, 0.3).then(|| rng.random_range(0.5..50.0)),
             exact_cap: rng.random_bool(0.5),
+            steep: rng.random_bool(0.3),
             slopes: option(rng, 0.3)
                 .then(|| (0..heads).map(|h| 0.5f32.powi(h as i32 + 1)).collect()),
             sinks: option(rng, 0.3).then(|| random_logits(rng)),
@@ -156,7 +163,7 @@ impl Case {
             (0..n).map(sample).collect()
         };
         let rows_q: usize = self.q_lens.iter().sum();
-        let q = normal(rows_q * self.heads * self.dim);
+        let mut q = normal(rows_q * self.heads * self.dim);
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for (b, &k_len) in self.k_lens.iter().enumerate() {
             let k_len = k_len as usize;
@@ -171,6 +178,12 @@ impl Case {
             }
             keys.push(k);
             values.push(v);
+        }
+        // Some rows whose scores outgrow by far what those beside them need.
+        if self.steep {
+            for row in q.chunks_mut(self.dim).filter(|_| rng.random_bool(0.1)) {
+                row.iter_mut().for_each(|x| *x *= STEEP);
+            }
         }
         (self.q, self.k, self.v) = (q, keys, values);
     }
@@ -505,13 +518,11 @@ fn check(case: &Case, device: &Emulator, kernel: &Kernel) -> Result<(), String> 
         "f16" => (|x| f16::from_bits(x).to_f64(), 1.0 / 1024.0),
         _ => (|x| bf16::from_bits(x).to_f64(), 1.0 / 128.0),
     };
-    let slack = case.cap.map_or(1e-4, |cap| {
-        if case.exact_cap {
-            1e-4
-        } else {
-            f64::from(cap) / 2048.0
-        }
-    });
+    let rounded = if case.steep { 1e-3 } else { 1e-4 }; // Scores, in f32.
+    let slack = match case.cap {
+        Some(cap) if !case.exact_cap => f64::from(cap) / 2048.0,
+        _ => rounded,
+    };
     let mut row = 0;
     for (b, &q_len) in case.q_lens.iter().enumerate() {
         for i in 0..q_len {

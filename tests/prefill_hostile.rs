@@ -11,10 +11,11 @@ use std::sync::Mutex;
 
 use common::fuzz::fuzzed;
 use common::spec::{LEVELS, Source, Spec};
-use common::{Arrangement, Case, Lengths, Pages, Table, device, in_parallel, seeds};
+use common::{Arrangement, Case, Lengths, Pages, Table, device, in_parallel, seeds, under_test};
 use half::bf16;
-use infer_kernels::attention::prefill::HeadShape;
+use infer_kernels::attention::prefill::{HeadShape, PrefillPlan};
 use infer_kernels::ptx_emulator::Config;
+use infer_kernels::ptx_emulator::mutate::Handover;
 use infer_kernels::{Device, Offence, StatusReport};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -141,6 +142,10 @@ fn garbage_is_survived_and_reported() {
     let offences = Mutex::new(BTreeMap::new());
     in_parallel(&seeds, |&seed| {
         let case = fuzzed(seed, false);
+        let plan = PrefillPlan::new(&device, &case.problem).unwrap();
+        if !under_test(plan.entry()) {
+            return;
+        }
         let outcome = case
             .run(&device)
             .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
@@ -156,7 +161,11 @@ fn garbage_is_survived_and_reported() {
     let offences = offences.into_inner().unwrap();
     println!("seeds {:?}: {offences:?}", seeds.first()..seeds.last());
     let kinds = Offence::ALL.iter().filter(|&&kind| kind <= Offence::Mask);
-    assert_eq!(offences.len(), kinds.count(), "a kind never came up");
+    let all = Handover::get().unwrap().is_none(); // Nothing is left out.
+    assert!(
+        !all || offences.len() == kinds.count(),
+        "a kind never came up"
+    );
 }
 
 /// Numbers that change with every look at them: nothing is followed out of bounds, and nothing is
