@@ -337,7 +337,14 @@ fn sums_of_subnormal_floats_are_flushed_in_global_memory_alone() {
 }
 
 fn fault(body: &str, shape: &Shape, seed: u64) -> Result<Run, Kind> {
-    match launch(&module(body), &shape.clone().seed(seed), &[0; 256]) {
+    let mut shape = shape.clone().seed(seed);
+    let text = if body.contains("bf16") {
+        shape.config.gpu = Gpu::H100;
+        sm90(body)
+    } else {
+        module(body)
+    };
+    match launch(&text, &shape, &[0; 256]) {
         Ok(run) => Ok(run),
         Err(LaunchError::Violation(violation)) => Err(violation.kind),
         Err(error) => panic!("{error}"),
@@ -347,14 +354,19 @@ fn fault(body: &str, shape: &Shape, seed: u64) -> Result<Run, Kind> {
 #[test]
 fn scopes_say_which_blocks_are_atomic_to_each_other() {
     for opcode in ["atom", "red"] {
-        let destination = if opcode == "atom" { "%r9, " } else { "" };
         for (order, scopes) in [
             ("", &["", ".gpu", ".sys", ".cta"][..]),
             (".relaxed", &[".gpu", ".sys", ".cta"][..]),
         ] {
-            for scope in scopes {
+            let forms = [("add.u32", "%r9", "%r1"), ("add.noftz.bf16", "%h9", "%h1")];
+            for (scope, (form, to, from)) in scopes.iter().flat_map(|s| forms.map(|f| (s, f))) {
+                let to = if opcode == "atom" {
+                    format!("{to}, ")
+                } else {
+                    String::new()
+                };
                 let body = format!(
-                    "mov.u32 %r1, 1; {opcode}{order}{scope}.global.add.u32 {destination}[%in], %r1; mov.u32 %r2, %ctaid.x;
+                    "mov.u32 %r1, 1; mov.b16 %h1, 1; {opcode}{order}{scope}.global.{form} {to}[%in], {from}; mov.u32 %r2, %ctaid.x;
                      mul.wide.u32 %d1, %r2, 4; add.u64 %d1, %out, %d1; st.global.u32 [%d1], %r1;"
                 );
                 for seed in 0..3 {
@@ -413,9 +425,55 @@ fn orders_of_atomics_between_blocks() {
         assert_eq!(handshake(release, &read), !acquires, "{read}");
         let read = format!("atom{order}.global.cas.b32 %r3, [%in+128], 5, 5");
         assert_eq!(handshake(release, &read), !acquires, "{read}");
+        let half = "ld.acquire.gpu.global.b16 %h3, [%in+128]; cvt.u32.u16 %r3, %h3";
+        let write =
+            format!("mov.b16 %h2, 1; atom{order}.global.add.noftz.bf16 %h4, [%in+128], %h2");
+        assert_eq!(handshake(&write, half), !releases, "{write}");
+        let read = format!(
+            "mov.b16 %h2, 0; atom{order}.global.add.noftz.bf16 %h3, [%in+128], %h2; cvt.u32.u16 %r3, %h3"
+        );
+        let flag = "mov.b16 %h2, 1; st.release.gpu.global.b16 [%in+128], %h2";
+        assert_eq!(handshake(flag, &read), !acquires, "{read}");
         if !order.starts_with(".ac") {
             let write = format!("red{order}.global.or.b32 [%in+128], %r2");
             assert_eq!(handshake(&write, acquire), !releases, "{write}");
+            let write = format!("mov.b16 %h2, 1; red{order}.global.add.noftz.bf16 [%in+128], %h2");
+            assert_eq!(handshake(&write, half), !releases, "{write}");
+        }
+    }
+}
+
+#[test]
+fn operations_take_their_types_and_no_others() {
+    let types = [
+        "u32", "s32", "u64", "s64", "b16", "b32", "b64", "f32", "f64", "f16", "f16x2", "bf16",
+        "bf16x2",
+    ];
+    let device = Emulator::new(Config {
+        gpu: Gpu::H100,
+        ..Config::default()
+    });
+    for operation in [
+        "add", "min", "max", "inc", "dec", "and", "or", "xor", "exch",
+    ] {
+        for noftz in ["", ".noftz"] {
+            for ty in types {
+                let full = format!("{operation}{noftz}");
+                let all = [OPERATIONS, EXCHANGES, BRAINS].concat();
+                let exists = all.iter().any(|known| (known.0, known.1) == (&full, ty));
+                let register = match bits(ty) {
+                    16 => "%h1",
+                    32 => "%r1",
+                    _ => "%d1",
+                };
+                let atom = format!("atom.global.{full}.{ty} {register}, [%in], {register};");
+                let red = format!("red.global.{full}.{ty} [%in], {register};");
+                for (text, exists) in [(atom, exists), (red, exists && operation != "exch")] {
+                    let module = device.load(&sm90(&text)).unwrap();
+                    let loads = module.kernel("k").is_ok();
+                    assert_eq!(loads, exists, "{text}");
+                }
+            }
         }
     }
 }

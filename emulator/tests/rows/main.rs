@@ -414,4 +414,5 @@ fn addresses_know_their_space() {
 }
 
 mod atomics;
+mod collectives;
 mod copies;
