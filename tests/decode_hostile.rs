@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use common::fuzz::fuzzed;
 use common::{Lengths, decode, device, in_parallel, seeds};
 use infer_kernels::attention::prefill::HeadShape;
-use infer_kernels::ptx_emulator::Config;
+use infer_kernels::ptx_emulator::{Checks, Config};
 use infer_kernels::{Device, Offence, StatusReport};
 
 /// Blocks that share the work of a case.
@@ -117,4 +117,35 @@ fn batches_beyond_one_window_are_shared_out_and_reported() {
         assert_eq!(outcome.status.contains(Offence::SeqLensQ), ragged);
         case.judge_decode(&outcome).unwrap();
     }
+}
+
+/// The same with numbers that change between one look at a window and the next: blocks do not agree
+/// about who does what and may write the same rows, which is no news, but none of them follows what
+/// another one left out of bounds, or finds no end.
+#[test]
+fn batches_beyond_one_window_survive_garbage_that_changes() {
+    let heads = HeadShape {
+        query: 2,
+        kv: 1,
+        dim: 64,
+    };
+    let keys: Vec<usize> = (0..150).map(|b| [600, 0, 170, 300][b % 4]).collect();
+    let mut case = decode::plain_of(4, heads, &Lengths::of(&[1; 150], &keys));
+    let pages = case.pages.as_mut().expect("decode cases have pages");
+    pages.filler = 0.5;
+    case.hostile = true;
+    let seeds: Vec<u64> = seeds(0..12).collect();
+    let mut checks = Checks::ALL;
+    checks.race = false;
+    in_parallel(&seeds, |&seed| {
+        let device = Device::emulator(Config {
+            seed,
+            checks,
+            budget: 50_000_000,
+            ..Config::default()
+        });
+        let blocks = [2, 7, 60][seed as usize % 3];
+        case.decode(&device, blocks)
+            .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    });
 }
