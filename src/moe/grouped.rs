@@ -245,6 +245,19 @@ impl GroupedPlan {
         self.kernel(tokens).entry().name
     }
 
+    /// How tiles are shared out if experts have so many rows: what the kernel will find out.
+    pub fn schedule(&self, tokens: usize, rows_of_experts: &[usize]) -> Schedule {
+        let entry = self.kernel(tokens).entry();
+        let (tile, columns) = (entry.tile_q as usize, self.tile_columns(entry));
+        let down: usize = rows_of_experts.iter().map(|rows| rows.div_ceil(tile)).sum();
+        let most = self.most_tiles(tokens, self.problem.splits);
+        Schedule {
+            tile,
+            tiles: down * self.problem.n.div_ceil(columns) * self.problem.splits,
+            blocks: most.min(self.resident(tokens)),
+        }
+    }
+
     /// Checks every operand, then enqueues the kernel on `stream`. Never allocates device memory,
     /// waits, loads or records an event.
     ///
@@ -420,17 +433,46 @@ impl GroupedPlan {
         (blocks * self.device().limits().multiprocessors.max(1)) as usize
     }
 
+    /// Columns of `y` that a tile has.
+    fn tile_columns(&self, entry: &Entry) -> usize {
+        match self.problem.gated {
+            true => entry.tile_k as usize / 2,
+            false => entry.tile_k as usize,
+        }
+    }
+
     /// Tiles of so many tokens, if they go to as many experts as they can.
     pub(super) fn most_tiles(&self, tokens: usize, splits: usize) -> usize {
         let entry = self.kernel(tokens).entry();
-        let columns = match self.problem.gated {
-            true => entry.tile_k as usize / 2,
-            false => entry.tile_k as usize,
-        };
+        let columns = self.tile_columns(entry);
         let pairs = tokens * self.problem.slots;
         let down = (pairs / entry.tile_q as usize + self.problem.here).min(pairs);
         down.saturating_mul(self.problem.n.div_ceil(columns))
             .saturating_mul(splits)
+    }
+}
+
+/// How the tiles of a launch are shared out: tile t to block t modulo the blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Schedule {
+    /// Rows of a tile.
+    pub tile: usize,
+    /// Tiles, all of which cost the same.
+    pub tiles: usize,
+    /// Blocks, as many as the device holds, or fewer if there cannot be as many tiles.
+    pub blocks: usize,
+}
+
+impl Schedule {
+    /// Tiles of the block that has most.
+    pub fn rounds(&self) -> usize {
+        self.tiles.div_ceil(self.blocks.max(1))
+    }
+
+    /// What share of the blocks' time is spent on tiles, if all take until the busiest is done.
+    pub fn efficiency(&self) -> f64 {
+        self.tiles as f64 / (self.rounds() * self.blocks).max(1) as f64
     }
 }
 

@@ -74,7 +74,7 @@ pub(crate) use check::BoundLaunch;
 pub use combine::{CombineArgs, CombinePlan};
 pub use error::MoeError;
 pub use experts::Experts;
-pub use grouped::{Direction, GroupedArgs, GroupedPlan, GroupedProblem};
+pub use grouped::{Direction, GroupedArgs, GroupedPlan, GroupedProblem, Schedule};
 pub use layer::{MoeArgs, MoePlan, MoeProblem};
 #[doc(hidden)]
 pub use params::{CombineParams, GroupedParams, PermuteParams, RouteParams};
