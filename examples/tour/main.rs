@@ -8,6 +8,8 @@
 //! one, and a row in `OPERATIONS`.
 
 mod decode;
+mod gemm;
+mod moe;
 mod prefill;
 mod report;
 
@@ -58,6 +60,18 @@ const OPERATIONS: &[Operation] = &[
         at: "Llama 3 8B: 32 query heads, 8 kv heads, head dim 128, bf16, one token each",
         steps: decode::STEPS,
         run: decode::llama_3,
+    },
+    Operation {
+        name: "matrix product, gate and up",
+        at: "Llama 3 8B: 256 of 14336 columns, 64 tokens of 4096, bf16, SwiGLU",
+        steps: gemm::STEPS,
+        run: gemm::gate_and_up,
+    },
+    Operation {
+        name: "mixture of experts",
+        at: "DeepSeek-V3: 8 of 256 experts and a shared one, sizes divided by 64, 96 tokens, bf16",
+        steps: moe::STEPS,
+        run: moe::deepseek_v3,
     },
 ];
 

@@ -24,8 +24,11 @@ pub struct Report {
 
 /// A run, by what the device can say of it.
 pub enum Run {
-    /// On an emulator: what was counted. The time is the host's.
-    Emulated { counted: Counted, host: Duration },
+    /// On an emulator: what was counted, if one kernel did it all. The time is the host's.
+    Emulated {
+        counted: Option<Counted>,
+        host: Duration,
+    },
     /// On a GPU: the mean over several runs, waiting once at the end.
     Measured { runs: u32, each: Duration },
 }
@@ -39,6 +42,24 @@ pub struct Counted {
 }
 
 impl Run {
+    /// As [`Run::of`], for an operation of several kernels: an emulator counts one at a time.
+    pub fn of_several<E>(
+        device: &Device,
+        stream: &Stream,
+        run: impl FnMut() -> Result<(), E>,
+    ) -> Result<Run, Box<dyn std::error::Error>>
+    where
+        E: Into<Box<dyn std::error::Error>>,
+    {
+        Ok(match Run::of(device, stream, run)? {
+            Run::Emulated { host, .. } => Run::Emulated {
+                counted: None,
+                host,
+            },
+            measured => measured,
+        })
+    }
+
     /// Runs once where it is counted, and several times where it is timed.
     pub fn of<E>(
         device: &Device,
@@ -46,10 +67,10 @@ impl Run {
         mut run: impl FnMut() -> Result<(), E>,
     ) -> Result<Run, Box<dyn std::error::Error>>
     where
-        E: std::error::Error + 'static,
+        E: Into<Box<dyn std::error::Error>>,
     {
         let timer = std::time::Instant::now();
-        run()?;
+        run().map_err(Into::into)?;
         stream.synchronize()?;
         if let Some(stats) = device.last_launch() {
             let counted = Counted {
@@ -59,14 +80,14 @@ impl Run {
                 warp_instructions: stats.warp_instructions,
             };
             return Ok(Run::Emulated {
-                counted,
+                counted: Some(counted),
                 host: timer.elapsed(),
             });
         }
         let runs = 20;
         let timer = std::time::Instant::now();
         for _ in 0..runs {
-            run()?;
+            run().map_err(Into::into)?;
         }
         stream.synchronize()?;
         Ok(Run::Measured {
@@ -108,22 +129,9 @@ impl fmt::Display for Report {
         )?;
         match &self.run {
             Run::Emulated { counted, host } => {
-                let Counted {
-                    tensor_ops,
-                    tensor_flops,
-                    global_bytes,
-                    warp_instructions,
-                } = counted;
-                let [ops, flops, bytes, instructions] =
-                    [tensor_ops, tensor_flops, global_bytes, warp_instructions]
-                        .map(|&count| thousands(count.into()));
-                writeln!(f, "{:<10} {bytes} bytes asked of global memory", "counted")?;
-                writeln!(
-                    f,
-                    "{:<10} {ops} tensor operations, {flops} flops in them",
-                    ""
-                )?;
-                writeln!(f, "{:<10} {instructions} instructions of warps", "")?;
+                if let Some(counted) = counted {
+                    write!(f, "{counted}")?;
+                }
                 writeln!(
                     f,
                     "{:<10} {:.2} s of this host to emulate and check; no GPU ran, so no GPU time",
@@ -140,6 +148,25 @@ impl fmt::Display for Report {
                 )
             }
         }
+    }
+}
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            self.tensor_ops,
+            self.tensor_flops,
+            self.global_bytes,
+            self.warp_instructions,
+        ];
+        let [ops, flops, bytes, instructions] = counts.map(|count| thousands(count.into()));
+        writeln!(f, "{:<10} {bytes} bytes asked of global memory", "counted")?;
+        writeln!(
+            f,
+            "{:<10} {ops} tensor operations, {flops} flops in them",
+            ""
+        )?;
+        writeln!(f, "{:<10} {instructions} instructions of warps", "")
     }
 }
 
