@@ -17,4 +17,9 @@ constexpr gemm::Layout kLayout = gemm::Layout::kKN;
 constexpr bool kLarge = TILE_M == 128;
 using EntryConfig = moe::GroupedConfig<gemm::Config<kElement, kLayout, TILE_M, 128, kLarge ? 32 : 64,
                                                     TILE_M == 64 ? 3 : 4, kLarge ? 2 : 1, kLarge ? 2 : 4>>;
+#if TILE_M == 16
+// Of registers as many as one block may have: the assembler would save some for blocks that shared memory has no room
+// for, and spill.
+extern "C" __global__ void __launch_bounds__(EntryConfig::kThreads, 1) INFER_ENTRY(const GroupedParams params);
+#endif
 INFER_ENTRY_POINT(INFER_ENTRY, GroupedParams, GROUPED_PARAMS_FIELDS, EntryConfig, moe::grouped<EntryConfig>)
