@@ -22,6 +22,7 @@ pub fn gate_and_up(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Err
     let problem = GemmProblem::new(DType::BF16, m, n, k)
         .activation(Activation::Silu)
         .gated(true)
+        .tile(Some([64, 128])) // As the whole layer has it.
         .splits(Some(1));
 
     steps.next("making operands");
