@@ -97,8 +97,8 @@ pub enum Offence {
     /// Offsets of the experts' rows are out of order or out of range: the expert at the index and
     /// all behind it had no rows.
     ExpertRange = 14,
-    /// The order of rows holds something that is no pair of token and slot: its row was not
-    /// computed. The index is its place in the order.
+    /// The order of rows holds something that is no pair of token and slot: its row was made of row
+    /// 0, or not written where the pair says where. The index is its place in the order.
     ExpertRow = 15,
 }
 

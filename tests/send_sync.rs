@@ -6,6 +6,9 @@ use infer_kernels::attention::prefill::{
 };
 use infer_kernels::attention::{CuSeqLens, SeqLens, SeqLensError};
 use infer_kernels::kv::{AppendArgs, AppendPlan, AppendProblem, KvError};
+use infer_kernels::moe::{
+    CombinePlan, GroupedPlan, MoeArgs, MoeError, MoePlan, MoeProblem, PermutePlan, RoutePlan,
+};
 use infer_kernels::{
     Buffer, Device, DeviceError, Region, RegionMut, StatusReport, StatusWord, Stream, Tensor,
     TensorMut,
@@ -33,6 +36,14 @@ const _: () = {
     send_and_sync::<AppendProblem>();
     send_and_sync::<AppendPlan>();
     send_and_sync::<AppendArgs<'static>>();
+    send_and_sync::<MoeProblem>();
+    send_and_sync::<MoePlan>();
+    send_and_sync::<MoeArgs<'static>>();
+    send_and_sync::<RoutePlan>();
+    send_and_sync::<PermutePlan>();
+    send_and_sync::<GroupedPlan>();
+    send_and_sync::<CombinePlan>();
+    error::<MoeError>();
     error::<DeviceError>();
     error::<PrefillError>();
     error::<KvError>();
