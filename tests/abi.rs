@@ -6,10 +6,11 @@
 use std::mem::{align_of, size_of};
 
 use infer_kernels::attention::decode::DecodeParams;
+use infer_kernels::attention::merge::MergeParams;
 use infer_kernels::attention::prefill::PrefillParams;
 use infer_kernels::catalog::{ENTRIES, Entry};
 use infer_kernels::gemm::GemmParams;
-use infer_kernels::kv::{AppendParams, AppendPart};
+use infer_kernels::kv::{AppendParams, AppendPart, CopyParams, GatherParams, GatherPart};
 use infer_kernels::moe::{CombineParams, GroupedParams, PermuteParams, RouteParams};
 
 /// What follows `before` in the entry's PTX, up to `after`.
@@ -127,7 +128,7 @@ const PASSED: &[Passed] = &[
         align: align_of::<AppendParams>(),
         header: include_str!("../cuda/kv/append_params.cuh"),
     },
-    // A part of the parameter above: named by no entry.
+    // A part of the parameter above, as another one below: named by no entry.
     Passed {
         kernel: "part of kv_append",
         fields: AppendPart::FIELDS,
@@ -162,6 +163,34 @@ const PASSED: &[Passed] = &[
         size: size_of::<CombineParams>(),
         align: align_of::<CombineParams>(),
         header: include_str!("../cuda/moe/combine_params.cuh"),
+    },
+    Passed {
+        kernel: "kv_copy",
+        fields: CopyParams::FIELDS,
+        size: size_of::<CopyParams>(),
+        align: align_of::<CopyParams>(),
+        header: include_str!("../cuda/kv/copy_params.cuh"),
+    },
+    Passed {
+        kernel: "kv_gather",
+        fields: GatherParams::FIELDS,
+        size: size_of::<GatherParams>(),
+        align: align_of::<GatherParams>(),
+        header: include_str!("../cuda/kv/gather_params.cuh"),
+    },
+    Passed {
+        kernel: "part of kv_gather",
+        fields: GatherPart::FIELDS,
+        size: size_of::<GatherPart>(),
+        align: align_of::<GatherPart>(),
+        header: include_str!("../cuda/kv/gather_part.cuh"),
+    },
+    Passed {
+        kernel: "merge_states",
+        fields: MergeParams::FIELDS,
+        size: size_of::<MergeParams>(),
+        align: align_of::<MergeParams>(),
+        header: include_str!("../cuda/kv/merge_params.cuh"),
     },
 ];
 

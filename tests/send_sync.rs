@@ -1,11 +1,15 @@
 //! What can be used from several threads, stated where a change would not compile.
 
 use half::bf16;
+use infer_kernels::attention::merge::{MergeArgs, MergeError, MergePlan};
 use infer_kernels::attention::prefill::{
     Kv, PrefillArgs, PrefillError, PrefillPlan, PrefillProblem,
 };
 use infer_kernels::attention::{CuSeqLens, SeqLens, SeqLensError};
-use infer_kernels::kv::{AppendArgs, AppendPlan, AppendProblem, KvError};
+use infer_kernels::kv::{
+    AppendArgs, AppendPlan, AppendProblem, CopyArgs, CopyPlan, GatherArgs, GatherPlan, KvError,
+    MlaAppendArgs, MlaAppendPlan,
+};
 use infer_kernels::moe::{
     CombinePlan, GroupedPlan, MoeArgs, MoeError, MoePlan, MoeProblem, PermutePlan, RoutePlan,
 };
@@ -36,6 +40,14 @@ const _: () = {
     send_and_sync::<AppendProblem>();
     send_and_sync::<AppendPlan>();
     send_and_sync::<AppendArgs<'static>>();
+    send_and_sync::<MlaAppendPlan>();
+    send_and_sync::<MlaAppendArgs<'static>>();
+    send_and_sync::<CopyPlan>();
+    send_and_sync::<CopyArgs<'static>>();
+    send_and_sync::<GatherPlan>();
+    send_and_sync::<GatherArgs<'static>>();
+    send_and_sync::<MergePlan>();
+    send_and_sync::<MergeArgs<'static>>();
     send_and_sync::<MoeProblem>();
     send_and_sync::<MoePlan>();
     send_and_sync::<MoeArgs<'static>>();
@@ -47,6 +59,7 @@ const _: () = {
     error::<DeviceError>();
     error::<PrefillError>();
     error::<KvError>();
+    error::<MergeError>();
     error::<SeqLensError>();
     error::<StatusReport>();
 };

@@ -21,6 +21,7 @@
 #include "common/ptx.cuh"
 #include "kv/append_params.cuh"
 #include "kv/format.cuh"
+#include "kv/index.cuh"
 #include "kv/offences.cuh"
 #include "kv/relaxed.cuh"
 
@@ -33,11 +34,6 @@ struct AppendConfig {
   static constexpr int kTileQ = kWarps, kTileK = kChunk, kStages = 1;  // tokens, elements of a lane
   static constexpr uint32_t kSmemBytes = kThreads * kChunk * sizeof(float);
 };
-
-// The element of index `at` of indices that are int64 or int32.
-__device__ __forceinline__ int64_t index_at(const void* indices, int32_t are_64, int at) {
-  return are_64 ? static_cast<const int64_t*>(indices)[at] : static_cast<const int32_t*>(indices)[at];
-}
 
 // What is known of a token: -1 for a slot or a position that it does not have.
 struct Token {

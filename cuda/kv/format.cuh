@@ -39,16 +39,12 @@ __device__ __forceinline__ uint32_t to_float8(float x) {
 __device__ __forceinline__ uint32_t to_int8(float x) { return min(max(__float2int_rn(x), -128), 127) & 0xff; }
 
 // Exact.
-__device__ __forceinline__ float from_8_bits(Format format, uint32_t byte) {
-  switch (format) {
-    case Format::kE4m3: {
-      const float x = 256.0f * ptx::cvt_f32_f16(static_cast<uint16_t>((byte & 0x80) << 8 | (byte & 0x7f) << 7));
-      return (byte & 0x7f) == 0x7f ? __uint_as_float(0x7fffffff) : x;
-    }
-    case Format::kE5m2: return ptx::cvt_f32_f16(static_cast<uint16_t>(byte << 8));
-    default: return static_cast<float>(static_cast<int8_t>(byte));
-  }
+__device__ __forceinline__ float from_e4m3(uint32_t byte) {
+  const float x = 256.0f * ptx::cvt_f32_f16(static_cast<uint16_t>((byte & 0x80) << 8 | (byte & 0x7f) << 7));
+  return (byte & 0x7f) == 0x7f ? __uint_as_float(0x7fffffff) : x;
 }
+__device__ __forceinline__ float from_e5m2(uint32_t byte) { return ptx::cvt_f32_f16(static_cast<uint16_t>(byte << 8)); }
+__device__ __forceinline__ float from_int8(uint32_t byte) { return static_cast<float>(static_cast<int8_t>(byte)); }
 
 // A chunk as it is stored: 16 bytes, or 8 of which the second half is unused.
 struct Stored {
@@ -69,6 +65,21 @@ __device__ __forceinline__ Stored to_8_bits(Format format, const float (&x)[kChu
     case Format::kE4m3: return to_bytes(x, reciprocal, to_float8<3, 7, 0x7e>);
     case Format::kE5m2: return to_bytes(x, reciprocal, to_float8<2, 15, 0x7b>);
     default: return to_bytes(x, reciprocal, to_int8);
+  }
+}
+
+// What `convert` makes of each of eight bytes, times `scale`.
+template <class Convert>
+__device__ __forceinline__ void from_bytes(float (&x)[kChunk], const Stored& from, float scale, Convert&& convert) {
+#pragma unroll
+  for (int i = 0; i < kChunk; ++i) x[i] = scale * convert(from.word[i / 4] >> i % 4 * 8 & 0xff);
+}
+
+__device__ __forceinline__ void from_8_bits(Format format, float (&x)[kChunk], const Stored& from, float scale) {
+  switch (format) {
+    case Format::kE4m3: return from_bytes(x, from, scale, from_e4m3);
+    case Format::kE5m2: return from_bytes(x, from, scale, from_e5m2);
+    default: return from_bytes(x, from, scale, from_int8);
   }
 }
 

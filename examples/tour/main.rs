@@ -9,6 +9,7 @@
 
 mod decode;
 mod gemm;
+mod kv;
 mod moe;
 mod prefill;
 mod report;
@@ -72,6 +73,18 @@ const OPERATIONS: &[Operation] = &[
         at: "DeepSeek-V3: 8 of 256 experts and a shared one, sizes divided by 64, 96 tokens, bf16",
         steps: moe::STEPS,
         run: moe::deepseek_v3,
+    },
+    Operation {
+        name: "append to a KV cache",
+        at: "Llama 3 8B: 32 query heads, 8 kv heads, head dim 128, bf16 to E4M3, rotated",
+        steps: kv::STEPS,
+        run: kv::llama_3,
+    },
+    Operation {
+        name: "merge of attention states",
+        at: "Llama 3 8B: 32 query heads, head dim 128, bf16",
+        steps: kv::STEPS,
+        run: kv::merged,
     },
 ];
 

@@ -3,6 +3,7 @@
 mod seqlens;
 
 pub mod decode;
+pub mod merge;
 pub mod prefill;
 
 pub use seqlens::{CuSeqLens, SeqLens, SeqLensError};

@@ -9,7 +9,8 @@ use super::{DeviceError, Kernel, Stream};
 use crate::attention::decode::{self, DecodeArgs, DecodeError, DecodePlan};
 use crate::attention::prefill::{self, PrefillArgs, PrefillError, PrefillPlan};
 use crate::gemm::{self, GemmArgs, GemmError, GemmPlan};
-use crate::kv::{self, AppendArgs, AppendPlan, KvError};
+use crate::attention::merge::{self, MergeArgs, MergeError, MergePlan};
+use crate::kv::{self, AppendArgs, AppendParams, AppendPlan, CopyArgs, CopyParams, CopyPlan, GatherArgs, GatherParams, GatherPlan, KvError, MlaAppendArgs, MlaAppendPlan};
 use crate::moe::{self, MoeArgs, MoeError, MoePlan};
 
 /// A launch whose operands have been checked.
@@ -95,26 +96,56 @@ unsafe impl Launch for gemm::BoundLaunch<'_> {
     }
 }
 
+/// [`Launch`] for checked operands of a family that keeps them in fields of these names.
+macro_rules! launch_of_fields {
+    () => {
+        fn kernel(&self) -> &Kernel {
+            self.kernel
+        }
+        fn shape(&self) -> LaunchShape {
+            self.shape
+        }
+        fn params(&self) -> &[u8] {
+            bytemuck::bytes_of(&self.params)
+        }
+        fn stream_checked(&self) -> &Stream {
+            self.stream
+        }
+    };
+}
+
 // SAFETY: ABI: `AppendParams` is compared with the PTX, field by field, by tests/abi.rs. Bounds: made
-// only by `AppendPlan::bind`, which proves every row of every operand and every slot below `num_slots`
-// from shapes and strides; the kernel checks each slot and position once and uses only what is in
-// range. Aliasing: caches and queries in place or rotated are `TensorMut`, kept apart from each other
-// and from every input; two tokens of one slot write with relaxed stores; the status word is only ever
-// touched by atomics. Residency: `bind` checks the device of every operand, and that it is freed in the
-// order of this stream or belongs to a promise.
-unsafe impl Launch for kv::BoundAppend<'_> {
-    fn kernel(&self) -> &Kernel {
-        self.kernel
-    }
-    fn shape(&self) -> LaunchShape {
-        self.shape
-    }
-    fn params(&self) -> &[u8] {
-        bytemuck::bytes_of(&self.params)
-    }
-    fn stream_checked(&self) -> &Stream {
-        self.stream
-    }
+// only by the `bind` of `AppendPlan` and `MlaAppendPlan`, which proves every row of every operand and
+// every slot below `num_slots` from shapes and strides; the kernel checks each slot and position once
+// and uses only what is in range. Aliasing: caches and queries in place or rotated are `TensorMut`,
+// kept apart from each other and from every input; two tokens of one slot write with relaxed stores;
+// the status word is only ever touched by atomics. Residency: `bind` checks the device of every
+// operand, and that it is freed in the order of this stream or belongs to a promise.
+unsafe impl Launch for kv::Bound<'_, AppendParams> {
+    launch_of_fields!();
+}
+
+// SAFETY: ABI, Residency: as above, with `CopyParams`. Bounds: made only by `CopyPlan::bind`, which
+// proves every page of every cache; the kernel reads each pair of page ids once and copies only where
+// both exist. Aliasing: what is written is `TensorMut` and kept apart from all else; within one cache
+// source and target may be one page, which relaxed accesses allow.
+unsafe impl Launch for kv::Bound<'_, CopyParams> {
+    launch_of_fields!();
+}
+
+// SAFETY: ABI, Residency: as above, with `GatherParams`. Bounds: made only by `GatherPlan::bind`, which
+// proves every row of every operand; the kernel reads offsets, page lists and page ids once and
+// follows only what is in range. Aliasing: the outputs are `TensorMut`, kept apart from all else; each
+// row is written by one warp.
+unsafe impl Launch for kv::Bound<'_, GatherParams> {
+    launch_of_fields!();
+}
+
+// SAFETY: ABI, Residency: as above, with `MergeParams`. Bounds: made only by `MergePlan::bind`, which
+// proves every row of every operand; the kernel reads no index from memory. Aliasing: the outputs are
+// `TensorMut`, kept apart from each other and from every state.
+unsafe impl Launch for merge::Bound<'_> {
+    launch_of_fields!();
 }
 
 // SAFETY: ABI: the four parameters are compared with the PTX, field by field, by tests/abi.rs; each
@@ -302,5 +333,93 @@ impl MoePlan {
             unsafe { Stream::enqueue_captured(&launch) }?;
         }
         Ok(())
+    }
+}
+
+/// Running inside a graph, where the addresses outlive the borrows.
+impl MlaAppendPlan {
+    /// As [`MlaAppendPlan::run`], also on a stream that is recording a graph.
+    /// The number of tokens is recorded; slots and positions are read by each replay.
+    ///
+    /// # Errors
+    /// As for [`MlaAppendPlan::run`].
+    ///
+    /// # Safety
+    /// Until the last replay of a graph that this is recorded into has finished: no operand is
+    /// freed, and none is used in a way that is not ordered with the replays. The device and this
+    /// plan's handle of it stay alive as long.
+    pub unsafe fn run_captured(
+        &self,
+        stream: &Stream,
+        args: MlaAppendArgs<'_>,
+    ) -> Result<(), KvError> {
+        let bound = self.bind(stream, &args)?;
+        // SAFETY: What the operands must keep for replays is what the caller promises.
+        Ok(unsafe { Stream::enqueue_captured(&bound) }?)
+    }
+}
+
+/// Running inside a graph, where the addresses outlive the borrows.
+impl CopyPlan {
+    /// As [`CopyPlan::run`], also on a stream that is recording a graph.
+    /// The number of pairs is recorded, the pairs are read by each replay: fill up with pairs of equal
+    /// ids.
+    ///
+    /// # Errors
+    /// As for [`CopyPlan::run`].
+    ///
+    /// # Safety
+    /// Until the last replay of a graph that this is recorded into has finished: no operand is
+    /// freed, and none is used in a way that is not ordered with the replays. The device and this
+    /// plan's handle of it stay alive as long.
+    pub unsafe fn run_captured(&self, stream: &Stream, args: CopyArgs<'_>) -> Result<(), KvError> {
+        let bound = self.bind(stream, &args)?;
+        // SAFETY: What the operands must keep for replays is what the caller promises.
+        Ok(unsafe { Stream::enqueue_captured(&bound) }?)
+    }
+}
+
+/// Running inside a graph, where the addresses outlive the borrows.
+impl GatherPlan {
+    /// As [`GatherPlan::run`], also on a stream that is recording a graph.
+    /// Offsets and pages are read by each replay.
+    ///
+    /// # Errors
+    /// As for [`GatherPlan::run`].
+    ///
+    /// # Safety
+    /// Until the last replay of a graph that this is recorded into has finished: no operand is
+    /// freed, and none is used in a way that is not ordered with the replays. The device and this
+    /// plan's handle of it stay alive as long.
+    pub unsafe fn run_captured(
+        &self,
+        stream: &Stream,
+        args: GatherArgs<'_>,
+    ) -> Result<(), KvError> {
+        let bound = self.bind(stream, &args)?;
+        // SAFETY: What the operands must keep for replays is what the caller promises.
+        Ok(unsafe { Stream::enqueue_captured(&bound) }?)
+    }
+}
+
+/// Running inside a graph, where the addresses outlive the borrows.
+impl MergePlan {
+    /// As [`MergePlan::run`], also on a stream that is recording a graph.
+    ///
+    /// # Errors
+    /// As for [`MergePlan::run`].
+    ///
+    /// # Safety
+    /// Until the last replay of a graph that this is recorded into has finished: no operand is
+    /// freed, and none is used in a way that is not ordered with the replays. The device and this
+    /// plan's handle of it stay alive as long.
+    pub unsafe fn run_captured(
+        &self,
+        stream: &Stream,
+        args: MergeArgs<'_>,
+    ) -> Result<(), MergeError> {
+        let bound = self.bind(stream, &args)?;
+        // SAFETY: What the operands must keep for replays is what the caller promises.
+        Ok(unsafe { Stream::enqueue_captured(&bound) }?)
     }
 }

@@ -139,6 +139,12 @@ pub(super) struct Contents {
     pub dims: [usize; 2],
 }
 
+impl Contents {
+    fn dtypes(&self) -> Vec<DType> {
+        self.format.dtypes(self.dtype)
+    }
+}
+
 /// Where the rows of keys or of values lie, in elements.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pool {
@@ -166,10 +172,17 @@ pub(super) struct Pools {
 impl Pools {
     /// `pages · page_size`, as the kernels count slots.
     pub fn slots(&self) -> Result<i32, KvError> {
-        let got = self.pages.saturating_mul(self.page_size);
-        KvError::unless_within("slots of the cache", got, [0, i32::MAX as usize])?;
-        Ok(got as i32)
+        slots([self.pages, self.page_size])
     }
+}
+
+/// `pages · page_size`, as the kernels count slots.
+pub(super) fn slots([pages, page_size]: [usize; 2]) -> Result<i32, KvError> {
+    const MOST: usize = i32::MAX as usize;
+    KvError::unless_within("page size", page_size, [1, MOST])?;
+    let got = pages.saturating_mul(page_size);
+    KvError::unless_within("slots of the cache", got, [0, MOST])?;
+    Ok(got as i32)
 }
 
 impl Cache<'_> {
@@ -211,24 +224,22 @@ impl Cache<'_> {
             }
         };
         let [pages, page_size] = shape;
-        KvError::unless_within("page size", page_size, [1, i32::MAX as usize])?;
-        Ok(Pools {
+        let pools = Pools {
             pages,
             page_size,
             of,
-        })
+        };
+        pools.slots()?;
+        Ok(pools)
     }
 }
 
 /// The type of memory is one that holds the format.
-fn cache_type<const R: usize>(
+pub(super) fn cache_type<const R: usize>(
     operand: Operand<'_, '_, R>,
-    contents: Contents,
+    expected: Vec<DType>,
 ) -> Result<(), KvError> {
-    let (expected, got) = (
-        contents.format.dtypes(contents.dtype),
-        operand.tensor.dtype(),
-    );
+    let got = operand.tensor.dtype();
     if expected.contains(&got) {
         return Ok(());
     }
@@ -249,7 +260,7 @@ fn rows(
     [pages, page_size]: [usize; 2],
 ) -> Result<Pool, KvError> {
     let operand = Operand { name, tensor };
-    cache_type(operand, contents)?;
+    cache_type(operand, contents.dtypes())?;
     operand.shape([pages, page_size, contents.heads, contents.dims[part]])?;
     operand.place(stream)?;
     let [stride_page, stride_slot, stride_head, _] = operand.aligned_strides()?;
@@ -272,7 +283,7 @@ fn groups(
     [pages, page_size]: [usize; 2],
 ) -> Result<Pool, KvError> {
     let operand = Operand { name: "k", tensor };
-    cache_type(operand, contents)?;
+    cache_type(operand, contents.dtypes())?;
     let x = ALIGNMENT / tensor.dtype().size();
     let dim = contents.dims[0];
     if !dim.is_multiple_of(x) {
@@ -304,7 +315,7 @@ fn columns(
     [pages, page_size]: [usize; 2],
 ) -> Result<Pool, KvError> {
     let operand = Operand { name: "v", tensor };
-    cache_type(operand, contents)?;
+    cache_type(operand, contents.dtypes())?;
     operand.shape([pages, contents.heads, contents.dims[1], page_size])?;
     operand.place(stream)?;
     let [stride_page, stride_head, stride_element, stride_slot] = operand.strides()?;

@@ -104,9 +104,43 @@ pub enum KvError {
         /// The head dimension.
         got: usize,
     },
+    /// The caches of a copy do not lie alike.
+    #[error("pages: expected strides of {expected:?} bytes as the first caches have, got {got:?}")]
+    PageStrides {
+        /// Bytes from page to page of the first source and target.
+        expected: [i64; 2],
+        /// Those of another one.
+        got: [i64; 2],
+    },
+    /// A page that the cache does not have.
+    #[error("page: expected less than {expected}, the pages of the cache, got {got}")]
+    Page {
+        /// The pages of the cache.
+        expected: usize,
+        /// The page asked for.
+        got: usize,
+    },
+    /// Host memory of another length than the pages that are copied.
+    #[error("host memory: expected {expected} elements, as the pages have, got {got}")]
+    HostLen {
+        /// Elements of the pages.
+        expected: usize,
+        /// Elements of the slice.
+        got: usize,
+    },
     /// Something is wrong with an operand.
     #[error(transparent)]
     Operand(#[from] OperandError),
+    /// Another number of sequences than the offsets say.
+    #[error("{tensor}: expected {expected} sequences as the offsets say, got {got}")]
+    Batch {
+        /// Which operand.
+        tensor: &'static str,
+        /// The sequences that the offsets describe.
+        expected: usize,
+        /// The number given.
+        got: usize,
+    },
     /// A tensor could not be formed.
     #[error(transparent)]
     Tensor(#[from] TensorError),
@@ -127,6 +161,22 @@ impl KvError {
         }
         Err(KvError::Option {
             tensor,
+            expected,
+            got,
+        })
+    }
+
+    /// A head dimension that a kernel has lanes for.
+    pub(crate) fn unless_dim(
+        what: &'static str,
+        got: usize,
+        expected: usize,
+    ) -> Result<(), KvError> {
+        if got > 0 && got <= expected && got.is_multiple_of(8) {
+            return Ok(());
+        }
+        Err(KvError::UnsupportedDim {
+            what,
             expected,
             got,
         })

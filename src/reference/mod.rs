@@ -8,6 +8,7 @@ pub mod gemm;
 mod host;
 pub mod kv;
 pub mod moe;
+pub mod merge;
 pub mod tolerance;
 
 pub use host::HostTensor;

@@ -190,6 +190,16 @@ impl Indices {
         })
     }
 
+    pub fn matrix(
+        &self,
+        shape: [usize; 2],
+    ) -> Result<infer_kernels::Tensor<'_, 2>, Box<dyn Error>> {
+        Ok(match self {
+            Indices::Wide(buffer) => buffer.tensor(shape)?,
+            Indices::Narrow(buffer) => buffer.tensor(shape)?,
+        })
+    }
+
     pub fn mark_hostile(&self, emulator: &infer_kernels::ptx_emulator::Emulator) {
         let (address, bytes) = match self {
             Indices::Wide(buffer) => (buffer.tensor([0]).unwrap().address(), 8 * buffer.len()),

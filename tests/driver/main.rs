@@ -17,6 +17,7 @@ mod cust_memory;
 mod driver_errors;
 #[cfg(feature = "cudarc")]
 mod graphs;
+mod kv;
 mod smoke;
 
 use infer_kernels::{BackendKind, Device};

@@ -9,6 +9,7 @@ mod gemm;
 mod int4;
 mod kv;
 mod moe;
+mod kv_pages;
 mod operand;
 mod options;
 mod prefill;

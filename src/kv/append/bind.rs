@@ -1,85 +1,75 @@
 //! The proof that operands fit a plan.
 
 use super::{
-    AppendArgs, AppendParams, AppendPart, AppendPlan, Pairing, Queries, Rotation, Weights,
+    AppendArgs, AppendParams, AppendPart, AppendPlan, MAX_DIM, Pairing, Queries, Rotation, Weights,
 };
 use crate::device::launch::LaunchShape;
 use crate::device::{Kernel, Stream};
 use crate::dtype::DType;
 use crate::error::OperandError;
-use crate::kv::cache::{Pool, Pools};
-use crate::kv::{Cache, Format, KvError, Scales};
+use crate::kv::cache::{Pool, slots};
+use crate::kv::{Bound, Cache, Format, KvError, Scales};
 use crate::operand::{ALIGNMENT, Apart, Operand, same_place};
 use crate::tensor::Tensor;
-
-/// Checked operands, as the kernel takes them.
-pub(crate) struct Bound<'a> {
-    pub kernel: &'a Kernel,
-    pub stream: &'a Stream,
-    pub shape: LaunchShape,
-    pub params: AppendParams,
-}
 
 /// Elements that a lane has of a row.
 const CHUNK: usize = 8;
 
-impl<'a> Bound<'a> {
-    pub(super) fn new(
-        plan: &'a AppendPlan,
-        stream: &'a Stream,
-        args: &'a AppendArgs<'_>,
-    ) -> Result<Self, KvError> {
-        let problem = plan.problem();
-        let mut binder = Binder::new(plan.kernel(), stream, problem.dtype)?;
-        let tokens = binder.tokens("k", &args.k)?;
-        let heads = problem.heads;
-        let k = binder.rows("k", &args.k, [tokens, heads, problem.dim])?;
-        let v = binder.rows("v", &args.v, [tokens, heads, problem.v_dim])?;
+/// Checks the operands of an append.
+pub(super) fn bind<'a>(
+    plan: &'a AppendPlan,
+    stream: &'a Stream,
+    args: &'a AppendArgs<'_>,
+) -> Result<Bound<'a, AppendParams>, KvError> {
+    let problem = plan.problem();
+    let mut binder = Binder::new(plan.kernel(), stream, problem.dtype)?;
+    let tokens = binder.tokens("k", &args.k)?;
+    let heads = problem.heads;
+    let k = binder.rows("k", &args.k, [tokens, heads, problem.dim])?;
+    let v = binder.rows("v", &args.v, [tokens, heads, problem.v_dim])?;
 
-        let cache = args.cache.as_ref();
-        let pools = cache.pools(stream, problem.contents())?;
-        binder.cache(&pools)?;
-        match &cache {
-            Cache::Rows { k, v } => {
-                binder.apart.written(operand("k cache", k));
-                binder.apart.written(operand("v cache", v));
-            }
-            Cache::Combined(kv) => binder.apart.written(operand("cache", kv)),
-            Cache::SplitX { k, v } => {
-                binder.apart.written(operand("k cache", k));
-                binder.apart.written(operand("v cache", v));
-            }
+    let cache = args.cache.as_ref();
+    let pools = cache.pools(stream, problem.contents())?;
+    binder.pages([pools.pages, pools.page_size])?;
+    match &cache {
+        Cache::Rows { k, v } => {
+            binder.apart.written(operand("k cache", k));
+            binder.apart.written(operand("v cache", v));
         }
-        binder.slots(&args.slots, tokens, problem.padding)?;
-        let rotates = binder.rotation(
-            problem.rope.map(|rope| (rope.pairing, rope.dim)),
-            args.rotation.as_ref(),
-            tokens,
-        )?;
-        let scales = Scales::of(args.scales.as_ref(), stream, problem.contents())?;
-        if let Some(Scales { k, v }) = &args.scales {
-            binder.apart.read(operand("k scales", k));
-            binder.apart.read(operand("v scales", v));
+        Cache::Combined(kv) => binder.apart.written(operand("cache", kv)),
+        Cache::SplitX { k, v } => {
+            binder.apart.written(operand("k cache", k));
+            binder.apart.written(operand("v cache", v));
         }
-
-        let format = problem.format;
-        let mut queries =
-            binder.queries(&args.queries, [tokens, problem.query_heads, problem.dim])?;
-        let mut keys = k.to_pages(pools.of[0], format, scales[0]);
-        for part in [&mut queries, &mut keys] {
-            part.rotates = i32::from(rotates);
-        }
-        KvError::unless_planned("weights", problem.norm.is_some(), args.weights.is_some())?;
-        if let (Some(norm), Some(weights)) = (problem.norm, &args.weights) {
-            (binder.params.eps, binder.params.weight_offset) =
-                (norm.eps, f32::from(u8::from(norm.plus_one)));
-            binder.params.mean_factor = 1.0 / problem.dim as f32;
-            let of = binder.weights(weights, problem.dim, problem.query_heads > 0)?;
-            (queries.norm_weight, keys.norm_weight) = (of[0], of[1]);
-        }
-        let values = v.to_pages(pools.of[1], format, scales[1]);
-        binder.finish([queries, keys, values], tokens, args.status)
     }
+    binder.slots(&args.slots, tokens, problem.padding)?;
+    let rotates = binder.rotation(
+        problem.rope.map(|rope| (rope.pairing, rope.dim)),
+        args.rotation.as_ref(),
+        tokens,
+    )?;
+    let scales = Scales::of(args.scales.as_ref(), stream, problem.contents())?;
+    if let Some(Scales { k, v }) = &args.scales {
+        binder.apart.read(operand("k scales", k));
+        binder.apart.read(operand("v scales", v));
+    }
+
+    let format = problem.format;
+    let mut queries = binder.queries(&args.queries, [tokens, problem.query_heads, problem.dim])?;
+    let mut keys = k.to_pages(pools.of[0], format, scales[0]);
+    for part in [&mut queries, &mut keys] {
+        part.rotates = i32::from(rotates);
+    }
+    KvError::unless_planned("weights", problem.norm.is_some(), args.weights.is_some())?;
+    if let (Some(norm), Some(weights)) = (problem.norm, &args.weights) {
+        (binder.params.eps, binder.params.weight_offset) =
+            (norm.eps, f32::from(u8::from(norm.plus_one)));
+        binder.params.mean_factor = 1.0 / problem.dim as f32;
+        let of = binder.weights(weights, problem.dim, problem.query_heads > 0)?;
+        (queries.norm_weight, keys.norm_weight) = (of[0], of[1]);
+    }
+    let values = v.to_pages(pools.of[1], format, scales[1]);
+    binder.finish([queries, keys, values], tokens, args.status)
 }
 
 fn operand<'t, 'a, const R: usize>(
@@ -113,6 +103,18 @@ impl Rows {
             passes: heads.div_ceil(32 / lanes) as i32,
             ..AppendPart::default()
         })
+    }
+
+    /// One row of `dim` elements for each token, more than the lanes of a warp hold at once: as many
+    /// heads of [`Rows::part`] elements.
+    pub fn wide(address: u64, stride_token: i64, dim: usize) -> Self {
+        let part = Rows::part(dim);
+        Rows::new(address, [stride_token, part as i64], dim / part, part)
+    }
+
+    /// The largest part of a wide row that fills lanes without rest.
+    pub fn part(dim: usize) -> usize {
+        (1 << dim.trailing_zeros()).min(MAX_DIM)
     }
 
     /// They are stored in pages.
@@ -209,6 +211,22 @@ impl<'a, 't> Binder<'a, 't> {
         Ok(Rows::new(tensor.address(), strides, heads, dim))
     }
 
+    /// A row of one for each token: address and stride.
+    pub fn row(
+        &mut self,
+        name: &'static str,
+        tensor: &Tensor<'t, 2>,
+        shape: [usize; 2],
+    ) -> Result<(u64, i64), KvError> {
+        let operand = operand(name, tensor);
+        operand.dtype(self.dtype)?;
+        operand.shape(shape)?;
+        operand.place(self.stream)?;
+        let [token, _] = operand.aligned_strides()?;
+        self.apart.read(operand);
+        Ok((tensor.address(), token))
+    }
+
     fn strides(
         &self,
         name: &'static str,
@@ -249,9 +267,10 @@ impl<'a, 't> Binder<'a, 't> {
         }
     }
 
-    pub fn cache(&mut self, pools: &Pools) -> Result<(), KvError> {
-        self.params.num_slots = pools.slots()?;
-        self.params.page_size = pools.page_size as i32; // In range: `pools` checked it.
+    /// Pages of the cache, and slots of each.
+    pub fn pages(&mut self, pages: [usize; 2]) -> Result<(), KvError> {
+        self.params.num_slots = slots(pages)?;
+        self.params.page_size = pages[1] as i32; // In range: the slots are.
         Ok(())
     }
 
@@ -382,7 +401,7 @@ impl<'a, 't> Binder<'a, 't> {
         parts: [AppendPart; 3],
         tokens: usize,
         status: &crate::StatusWord,
-    ) -> Result<Bound<'a>, KvError> {
+    ) -> Result<Bound<'a, AppendParams>, KvError> {
         same_place("status", status.place(), self.stream)?;
         self.apart.check()?;
         let passes: i32 = parts.iter().map(|part| part.passes).sum();

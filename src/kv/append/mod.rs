@@ -7,7 +7,8 @@ mod plan;
 mod problem;
 
 pub use args::{AppendArgs, Queries, Rotation, Weights};
-pub(crate) use bind::Bound;
+pub(super) use bind::{Binder, Rows};
 pub use params::{AppendParams, AppendPart};
 pub use plan::AppendPlan;
 pub use problem::{AppendProblem, Norm, Pairing, Rope};
+pub(super) use problem::{MAX_DIM, MAX_HEADS, entry_of};

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::{AppendArgs, AppendProblem, Bound};
+use super::{AppendArgs, AppendParams, AppendProblem, bind};
 use crate::device::{Device, Kernel, Stream};
-use crate::kv::{Format, KvError};
+use crate::kv::{Bound, Format, KvError};
 
 /// A kernel chosen and loaded for an [`AppendProblem`]. Prints what it will launch.
 ///
@@ -84,8 +84,8 @@ impl AppendPlan {
         &'a self,
         stream: &'a Stream,
         args: &'a AppendArgs<'_>,
-    ) -> Result<Bound<'a>, KvError> {
-        Bound::new(self, stream, args)
+    ) -> Result<Bound<'a, AppendParams>, KvError> {
+        bind::bind(self, stream, args)
     }
 
     pub(super) fn kernel(&self) -> &Kernel {

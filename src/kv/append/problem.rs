@@ -130,13 +130,7 @@ impl AppendProblem {
     pub(super) fn entry(&self) -> Result<&'static Entry, KvError> {
         let entry = entry_of("kv_append", self.dtype)?;
         for (what, got) in [("head dim", self.dim), ("head dim of values", self.v_dim)] {
-            if got == 0 || got > MAX_DIM || !got.is_multiple_of(8) {
-                return Err(KvError::UnsupportedDim {
-                    what,
-                    expected: MAX_DIM,
-                    got,
-                });
-            }
+            KvError::unless_dim(what, got, MAX_DIM)?;
         }
         KvError::unless_within("heads", self.heads, [1, MAX_HEADS])?;
         KvError::unless_within("query heads", self.query_heads, [0, MAX_HEADS])?;
@@ -167,9 +161,9 @@ impl AppendProblem {
 }
 
 /// The most elements of a head: 8 for each lane of a warp.
-pub(super) const MAX_DIM: usize = 256;
+pub(in crate::kv) const MAX_DIM: usize = 256;
 /// The most heads.
-const MAX_HEADS: usize = 65_535;
+pub(in crate::kv) const MAX_HEADS: usize = 65_535;
 
 /// The entry of a family for a type of elements.
 pub(crate) fn entry_of(kernel: &'static str, dtype: DType) -> Result<&'static Entry, KvError> {
