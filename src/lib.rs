@@ -10,6 +10,7 @@
 //! | multiply matrices: linear layers | [`gemm`] |
 //! | load and pack 4-bit weights | [`int4`] |
 //! | keep keys and values in a cache | [`kv`] |
+//! | join attention over parts of the keys | [`attention::merge`] |
 //! | run a mixture of experts, from the router's logits on | [`moe`] |
 //! | see what a kernel skipped | [`StatusWord`] |
 //! | compare with the mathematics | [`mod@reference`] |

@@ -7,10 +7,13 @@
 pub(crate) use super::backend::LaunchShape;
 use super::{DeviceError, Kernel, Stream};
 use crate::attention::decode::{self, DecodeArgs, DecodeError, DecodePlan};
+use crate::attention::merge::{self, MergeArgs, MergeError, MergePlan};
 use crate::attention::prefill::{self, PrefillArgs, PrefillError, PrefillPlan};
 use crate::gemm::{self, GemmArgs, GemmError, GemmPlan};
-use crate::attention::merge::{self, MergeArgs, MergeError, MergePlan};
-use crate::kv::{self, AppendArgs, AppendParams, AppendPlan, CopyArgs, CopyParams, CopyPlan, GatherArgs, GatherParams, GatherPlan, KvError, MlaAppendArgs, MlaAppendPlan};
+use crate::kv::{
+    self, AppendArgs, AppendParams, AppendPlan, CopyArgs, CopyParams, CopyPlan, GatherArgs,
+    GatherParams, GatherPlan, KvError, MlaAppendArgs, MlaAppendPlan,
+};
 use crate::moe::{self, MoeArgs, MoeError, MoePlan};
 
 /// A launch whose operands have been checked.

@@ -246,7 +246,8 @@ impl CopyPlan {
                 });
             }
             (params.from[at], params.to[at]) = (from.address(), to.address());
-            let page_bytes = elements * from.dtype().size();
+            let page_bytes = elements.saturating_mul(from.dtype().size());
+            KvError::unless_within("bytes of a page", page_bytes, [0, MAX_PAGE])?;
             let bits = from.address() | to.address() | of_from as u64 | of_to as u64;
             if !(bits | page_bytes as u64).is_multiple_of(ALIGNMENT as u64) {
                 params.wide = 0;
@@ -302,6 +303,8 @@ impl CopyPlan {
     }
 }
 
+/// The most bytes of a page: far from where sizes overflow.
+const MAX_PAGE: usize = 1 << 40;
 /// The largest first dimension of a grid.
 const MAX_BLOCKS: usize = i32::MAX as usize;
 

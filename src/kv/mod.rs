@@ -14,6 +14,35 @@
 //!
 //! Every layout in use is a view: [`Cache`], [`CacheMut`]. Elements are stored as they are or in 8
 //! bits with a scale: [`Format`].
+//!
+//! # Example
+//! ```
+//! use half::bf16;
+//! use infer_kernels::kv::*;
+//! use infer_kernels::{DType, Device, StatusWord};
+//!
+//! let device = Device::auto()?;
+//! let stream = device.stream();
+//! let problem = AppendProblem::new(DType::BF16, 2, 64);
+//! let plan = AppendPlan::new(&device, &problem)?;
+//! println!("{plan}");
+//!
+//! let new = stream.upload(&vec![bf16::ONE; 3 * 2 * 64])?;
+//! let mut pool = stream.alloc::<bf16>(5 * 2 * 16 * 2 * 64)?; // 5 pages of 16 tokens, keys and values
+//! let slots = stream.upload(&[16i64, 17, 40])?; // the first two of page 1, one of page 2
+//! let status = StatusWord::new(&stream)?;
+//! let new = new.tensor([3, 2, 64])?;
+//! let cache = CacheMut::Combined(pool.tensor_mut([5, 2, 16, 2, 64])?);
+//! plan.run(&stream, AppendArgs::new(new, new, cache, slots.tensor([3])?, &status))?;
+//!
+//! let stored = pool.download()?.iter().filter(|&&x| x == bf16::ONE).count();
+//! assert_eq!(stored, 2 * 3 * 2 * 64);
+//! status.read()?.into_result()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Source
+//! `cuda/kv/`. The same on the CPU: [`reference::kv`](crate::reference::kv).
 
 mod append;
 mod cache;

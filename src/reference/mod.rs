@@ -7,8 +7,8 @@ pub mod attention;
 pub mod gemm;
 mod host;
 pub mod kv;
-pub mod moe;
 pub mod merge;
+pub mod moe;
 pub mod tolerance;
 
 pub use host::HostTensor;

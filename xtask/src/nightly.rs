@@ -88,6 +88,24 @@ const PARTS: &[Part] = &[
         steps: |_| Ok(random_cases("gemm_random", "random_cases", 8)),
     },
     Part {
+        name: "kv-many",
+        about: "KV cache: 4000 random appends on 4 schedules of the emulator",
+        sources: EMULATED,
+        steps: |_| Ok(random_cases("kv_append", "random_cases", 4)),
+    },
+    Part {
+        name: "kv-slots-hostile",
+        about: "KV cache: 8000 appends to garbage slots and positions",
+        sources: EMULATED,
+        steps: |_| Ok(random_cases("kv_append", "garbage", 4)),
+    },
+    Part {
+        name: "kv-pages-hostile",
+        about: "KV cache: 8000 gathers from garbage offsets, page lists and page ids",
+        sources: EMULATED,
+        steps: |_| Ok(random_cases("kv_pages", "garbage", 4)),
+    },
+    Part {
         name: "moe-many",
         about: "mixtures of experts: 4000 random layers on 4 schedules of the emulator",
         sources: EMULATED,
