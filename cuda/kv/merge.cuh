@@ -16,6 +16,7 @@
 #include "common/fragment.cuh"
 #include "common/ptx.cuh"
 #include "kv/merge_params.cuh"
+#include "kv/relaxed.cuh"
 
 namespace kv {
 
@@ -31,20 +32,20 @@ struct MergeChunk {
 
   __device__ __forceinline__ void load(uint64_t base, int64_t element, MergeType type) {
     if (type == MergeType::kF32 || kCount == 8) {
-      const uint4 all = *reinterpret_cast<const uint4*>(base + element * (type == MergeType::kF32 ? 4 : 2));
+      const uint4 all = ptx::ld_global_v4(base + element * (type == MergeType::kF32 ? 4 : 2));
       word[0] = all.x, word[1] = all.y, word[2] = all.z, word[3] = all.w;
     } else {
-      const uint2 all = *reinterpret_cast<const uint2*>(base + element * 2);
+      const uint2 all = ptx::ld_global_v2(base + element * 2);
       word[0] = all.x, word[1] = all.y;
     }
   }
 
   __device__ __forceinline__ void store(void* base, int64_t element, MergeType type) const {
-    char* at = static_cast<char*>(base) + element * (type == MergeType::kF32 ? 4 : 2);
+    const uint64_t at = ptx::global_address(base) + element * (type == MergeType::kF32 ? 4 : 2);
     if (type == MergeType::kF32 || kCount == 8) {
-      *reinterpret_cast<uint4*>(at) = make_uint4(word[0], word[1], word[2], word[3]);
+      ptx::st_relaxed_v4(at, word[0], word[1], word[2], word[3]);
     } else {
-      *reinterpret_cast<uint2*>(at) = make_uint2(word[0], word[1]);
+      ptx::st_relaxed_v2(at, word[0], word[1]);
     }
   }
 
@@ -86,6 +87,7 @@ __device__ __forceinline__ void merge_row(const MergeParams& p) {
   const auto lse_of = [&](int i) {
     return reinterpret_cast<const float*>(p.lses.of[i])[head * p.lse_strides_head.of[i] + token];
   };
+  const auto state_of = [&](int i) { return ptx::global_address(reinterpret_cast<const void*>(p.states.of[i])); };
   const auto element_of = [&](int i) { return token * p.strides_token.of[i] + head * p.strides_head.of[i]; };
 
   float most = -INFINITY, sum = 0.0f;
@@ -116,7 +118,7 @@ __device__ __forceinline__ void merge_row(const MergeParams& p) {
     MergeChunk<kCount> chunk = {};
     float x[kCount];
     if (present == 1) {  // H2
-      chunk.load(p.states.of[last], element_of(last) + at, in_type);
+      chunk.load(state_of(last), element_of(last) + at, in_type);
       if (in_type != out_type) {
         chunk.unpack(x, in_type);
         chunk.pack(x, out_type);
@@ -127,7 +129,7 @@ __device__ __forceinline__ void merge_row(const MergeParams& p) {
       for (int i = 0; i < p.num_states; ++i) {
         const float lse = lse_of(i);
         if (lse == -INFINITY) continue;  // H1
-        chunk.load(p.states.of[i], element_of(i) + at, in_type);
+        chunk.load(state_of(i), element_of(i) + at, in_type);
         chunk.unpack(x, in_type);
         const float weight = weight_of(lse) * factor;
 #pragma unroll

@@ -34,4 +34,17 @@ __device__ __forceinline__ uint32_t ld_relaxed_b8(uint64_t global) {
   return d;
 }
 
+// ld.global of 16 and of 8 bytes, each as one instruction whatever stands in other branches.
+__device__ __forceinline__ uint4 ld_global_v4(uint64_t global) {
+  uint4 d;
+  asm volatile("ld.global.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(d.x), "=r"(d.y), "=r"(d.z), "=r"(d.w) : "l"(global) : "memory");
+  return d;
+}
+__device__ __forceinline__ uint2 ld_global_v2(uint64_t global) {
+  uint2 d;
+  asm volatile("ld.global.v2.b32 {%0, %1}, [%2];" : "=r"(d.x), "=r"(d.y) : "l"(global) : "memory");
+  return d;
+}
+
 }  // namespace ptx
