@@ -115,7 +115,7 @@ __device__ __forceinline__ void gather_rows(const GatherPart& a, const Location&
                      (chunk >> a.group_shift) * a.in_stride_group +
                      (chunk & ((1 << a.group_shift) - 1)) * kChunk * a.in_stride_element;
   uint16_t* out = static_cast<uint16_t*>(a.output) + token * a.out_stride_token + chunk * kChunk;
-#pragma unroll 2
+#pragma unroll 1
   for (int pass = first; pass < end; ++pass) {
     const int head = pass * rows + row;
     if (head >= a.heads || chunk * kChunk >= a.dim) continue;
