@@ -8,7 +8,7 @@
 //! | compute attention over whole prompts | [`attention::prefill`] |
 //! | compute attention of new tokens over a cache | [`attention::decode`] |
 //! | multiply matrices: linear layers | [`gemm`] |
-//! | load and pack 4-bit weights | [`int4`] |
+//! | pack 4-bit weights, and multiply by them | [`int4`] |
 //! | keep keys and values in a cache | [`kv`] |
 //! | join attention over parts of the keys | [`attention::merge`] |
 //! | run a mixture of experts, from the router's logits on | [`moe`] |

@@ -10,6 +10,7 @@ use infer_kernels::attention::merge::MergeParams;
 use infer_kernels::attention::prefill::PrefillParams;
 use infer_kernels::catalog::{ENTRIES, Entry};
 use infer_kernels::gemm::GemmParams;
+use infer_kernels::int4::Int4Params;
 use infer_kernels::kv::{AppendParams, AppendPart, CopyParams, GatherParams, GatherPart};
 use infer_kernels::moe::{CombineParams, GroupedParams, PermuteParams, RouteParams};
 
@@ -113,6 +114,13 @@ const PASSED: &[Passed] = &[
         size: size_of::<DecodeParams>(),
         align: align_of::<DecodeParams>(),
         header: include_str!("../cuda/attention/decode_params.cuh"),
+    },
+    Passed {
+        kernel: "int4",
+        fields: Int4Params::FIELDS,
+        size: size_of::<Int4Params>(),
+        align: align_of::<Int4Params>(),
+        header: include_str!("../cuda/int4/int4_params.cuh"),
     },
     Passed {
         kernel: "gemm",

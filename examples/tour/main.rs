@@ -9,6 +9,7 @@
 
 mod decode;
 mod gemm;
+mod int4;
 mod kv;
 mod moe;
 mod prefill;
@@ -85,6 +86,12 @@ const OPERATIONS: &[Operation] = &[
         at: "Llama 3 8B: 32 query heads, head dim 128, bf16",
         steps: kv::STEPS,
         run: kv::merged,
+    },
+    Operation {
+        name: "4-bit weights",
+        at: "Llama 3 8B: the keys' projection, 4096 to 1024, groups of 128 with zero points, 16 rows, bf16",
+        steps: int4::STEPS,
+        run: int4::llama_3,
     },
 ];
 

@@ -10,6 +10,7 @@ use crate::attention::decode::{self, DecodeArgs, DecodeError, DecodePlan};
 use crate::attention::merge::{self, MergeArgs, MergeError, MergePlan};
 use crate::attention::prefill::{self, PrefillArgs, PrefillError, PrefillPlan};
 use crate::gemm::{self, GemmArgs, GemmError, GemmPlan};
+use crate::int4::{self, Int4Args, Int4Error, Int4Plan};
 use crate::kv::{
     self, AppendArgs, AppendParams, AppendPlan, CopyArgs, CopyParams, CopyPlan, GatherArgs,
     GatherParams, GatherPlan, KvError, MlaAppendArgs, MlaAppendPlan,
@@ -167,6 +168,25 @@ unsafe impl Launch for moe::BoundLaunch<'_> {
     }
     fn params(&self) -> &[u8] {
         self.params.bytes()
+    }
+    fn stream_checked(&self) -> &Stream {
+        self.stream
+    }
+}
+
+// SAFETY: ABI: `Int4Params` is compared with the PTX, field by field, by tests/abi.rs. Bounds: made
+// only of an `int4::Bound`, which checks operands as a `gemm::Bound` does, and that codes, scales and
+// zero points are as many as the packed layout of the plan's shape has; codes are values to the kernel
+// and never lead anywhere. Aliasing and residency: as for `gemm::BoundLaunch`.
+unsafe impl Launch for int4::BoundProduct<'_> {
+    fn kernel(&self) -> &Kernel {
+        self.kernel
+    }
+    fn shape(&self) -> LaunchShape {
+        self.shape
+    }
+    fn params(&self) -> &[u8] {
+        bytemuck::bytes_of(self.params)
     }
     fn stream_checked(&self) -> &Stream {
         self.stream
@@ -424,5 +444,32 @@ impl MergePlan {
         let bound = self.bind(stream, &args)?;
         // SAFETY: What the operands must keep for replays is what the caller promises.
         Ok(unsafe { Stream::enqueue_captured(&bound) }?)
+    }
+}
+
+/// Running inside a graph, where the addresses outlive the borrows.
+impl Int4Plan {
+    /// As [`Int4Plan::run`], also on a stream that is recording a graph.
+    ///
+    /// # Errors
+    /// As for [`Int4Plan::run`].
+    ///
+    /// # Safety
+    /// Until the last replay of a graph that this is recorded into has finished: no operand is
+    /// freed, and none is used in a way that is not ordered with the replays. The device and this
+    /// plan's handle of it stay alive as long.
+    pub unsafe fn run_captured(
+        &self,
+        stream: &Stream,
+        args: Int4Args<'_>,
+    ) -> Result<(), Int4Error> {
+        let bound = self.bind(stream, args)?;
+        // SAFETY: What the operands must keep for replays is what the caller promises.
+        unsafe { Stream::enqueue_captured(&bound.product()) }?;
+        match bound.sums() {
+            // SAFETY: The same.
+            Some(sums) => Ok(unsafe { Stream::enqueue_captured(&sums) }?),
+            None => Ok(()),
+        }
     }
 }

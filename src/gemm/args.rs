@@ -1,8 +1,9 @@
 //! Operands of a matrix product, and the proof that they fit the plan.
 
+use super::splits::Splits;
 use super::{GemmError, GemmParams, GemmPlan, GemmProblem, WeightLayout};
 use crate::device::launch::LaunchShape;
-use crate::device::{Kernel, Stream};
+use crate::device::{Device, Kernel, Stream};
 use crate::dtype::DType;
 use crate::error::OperandError;
 use crate::operand::Operand;
@@ -86,12 +87,8 @@ impl Bound<'_> {
 
     /// The sum of the splits, where K is split.
     pub fn sums(&self) -> Option<BoundLaunch<'_>> {
-        Some(BoundLaunch {
-            kernel: self.plan.reduce()?,
-            stream: self.stream,
-            shape: self.plan.reduce_shape(self.m),
-            params: &self.params,
-        })
+        let splits = self.plan.splits();
+        splits.bound(self.plan.problem(), self.stream, self.m, &self.params)
     }
 }
 
@@ -102,72 +99,179 @@ impl<'a> Bound<'a> {
         args: GemmArgs<'a>,
     ) -> Result<Self, GemmError> {
         let problem = plan.problem();
+        let GemmArgs { w, w_up, .. } = args;
+        let others = Others {
+            x: args.x,
+            bias: args.bias,
+            bias_up: args.bias_up,
+            residual: args.residual,
+            y: args.y,
+            workspace: args.workspace,
+        };
+        let m = others.x.shape()[0];
+        let weights = |inputs: &mut Inputs<'a>| {
+            let shape = match problem.layout {
+                WeightLayout::Nk => [problem.n, problem.k],
+                WeightLayout::Kn => [problem.k, problem.n],
+            };
+            let (w, strides) = inputs.matrix("w", &w, shape, problem.aligned)?;
+            let w_up = match gate(problem.gated, w_up)? {
+                Some(up) => {
+                    let (address, got) = inputs.matrix("w_up", &up, shape, problem.aligned)?;
+                    if got != strides {
+                        return Err(GemmError::UpStrides {
+                            expected: strides,
+                            got,
+                        });
+                    }
+                    address
+                }
+                None => 0,
+            };
+            // Along which axis of w the kernel steps from row to row of what it was stored as.
+            let (w_stride, w_step) = match (problem.layout, problem.aligned) {
+                (WeightLayout::Kn, false) => (1, strides[0]),
+                _ => (strides[0], 1),
+            };
+            Ok(WeightAddresses {
+                w,
+                w_up,
+                w_stride,
+                w_step,
+            })
+        };
+        let params = others.bind(
+            (problem, plan.splits()),
+            (plan.device(), stream),
+            problem.aligned,
+            weights,
+        )?;
+        Ok(Bound {
+            plan,
+            stream,
+            m,
+            params,
+        })
+    }
+}
+
+/// The up weights, where there should be some.
+pub(crate) fn gate<T>(expected: bool, up: Option<T>) -> Result<Option<T>, GemmError> {
+    match up.is_some() == expected {
+        true => Ok(up),
+        false => Err(GemmError::Gate {
+            expected,
+            got: up.is_some(),
+        }),
+    }
+}
+
+/// What products have besides weights, whatever these are.
+pub(crate) struct Others<'a> {
+    pub x: Tensor<'a, 2>,
+    pub bias: Option<Tensor<'a, 1>>,
+    pub bias_up: Option<Tensor<'a, 1>>,
+    pub residual: Residual<'a>,
+    pub y: TensorMut<'a, 2>,
+    pub workspace: Option<TensorMut<'a, 1>>,
+}
+
+/// Checked weights.
+pub(crate) struct WeightAddresses {
+    pub w: u64,
+    pub w_up: u64,
+    pub w_stride: i64,
+    pub w_step: i64,
+}
+
+impl<'a> Others<'a> {
+    /// Checks all operands; `weights` the weights, telling `Inputs` what must not be written.
+    /// `aligned`: whether rows of `x` must be at multiples of 16 bytes.
+    pub fn bind<E: From<GemmError>>(
+        self,
+        (problem, splits): (&'a GemmProblem, &Splits),
+        (device, stream): (&Device, &'a Stream),
+        aligned: bool,
+        weights: impl FnOnce(&mut Inputs<'a>) -> Result<WeightAddresses, E>,
+    ) -> Result<GemmParams, E> {
         let (n, k) = (problem.n, problem.k);
-        let (expected, got) = (plan.device().id(), stream.device().id());
+        let (expected, got) = (device.id(), stream.device().id());
         if expected != got {
-            return Err(OperandError::Device {
-                tensor: "stream",
+            let tensor = "stream";
+            return Err(refused(OperandError::Device {
+                tensor,
                 expected,
                 got,
-            }
-            .into());
+            }));
         }
-        let m = args.x.shape()[0];
+        let m = self.x.shape()[0];
         if m > problem.max_m {
-            return Err(GemmError::Rows {
+            return Err(E::from(GemmError::Rows {
                 expected: problem.max_m,
                 got: m,
-            });
+            }));
         }
         let mut inputs = Inputs {
             problem,
             stream,
-            spans: Vec::with_capacity(6),
+            spans: Vec::with_capacity(8),
         };
-        let w_shape = match problem.layout {
-            WeightLayout::Nk => [n, k],
-            WeightLayout::Kn => [k, n],
-        };
-        let (x, [x_stride, _]) = inputs.matrix("x", &args.x, [m, k], problem.aligned)?;
-        let (w, w_strides) = inputs.matrix("w", &args.w, w_shape, problem.aligned)?;
-        let w_up = match (problem.gated, &args.w_up) {
-            (true, Some(up)) => {
-                let (address, got) = inputs.matrix("w_up", up, w_shape, problem.aligned)?;
-                if got != w_strides {
-                    return Err(GemmError::UpStrides {
-                        expected: w_strides,
-                        got,
-                    });
-                }
-                address
-            }
-            (false, None) => 0,
-            (expected, given) => {
-                return Err(GemmError::Gate {
-                    expected,
-                    got: given.is_some(),
-                });
-            }
-        };
-        if args.bias_up.is_some() && !problem.gated {
-            return Err(GemmError::BiasUp);
+        let x = inputs.matrix("x", &self.x, [m, k], aligned);
+        let (x, [x_stride, _]) = x.map_err(refused)?;
+        let weights = weights(&mut inputs)?;
+        if self.bias_up.is_some() && !problem.gated {
+            return Err(E::from(GemmError::BiasUp));
         }
-        let bias = inputs.vector("bias", args.bias.as_ref())?;
-        let bias_up = inputs.vector("bias_up", args.bias_up.as_ref())?;
+        let bias = inputs.vector("bias", self.bias.as_ref(), problem.dtype, n);
+        let bias_up = inputs.vector("bias_up", self.bias_up.as_ref(), problem.dtype, n);
+        let (bias, bias_up) = (bias.map_err(refused)?, bias_up.map_err(refused)?);
+        let outputs = self.outputs(inputs, m, splits.workspace_elements(problem))?;
+        Ok(GemmParams {
+            x,
+            w: weights.w,
+            w_up: weights.w_up,
+            bias,
+            bias_up,
+            residual: outputs.residual,
+            y: outputs.y,
+            partial: outputs.partial,
+            x_stride,
+            w_stride: weights.w_stride,
+            w_step: weights.w_step,
+            residual_stride: outputs.residual_stride,
+            y_stride: outputs.y_stride,
+            // In range by the limits that the plan checked.
+            m: m as i32,
+            n: n as i32,
+            k: k as i32,
+            splits: splits.choice.splits as i32,
+            activation: problem.activation.code(),
+            y_is_f32: i32::from(problem.out == DType::F32),
+        })
+    }
 
-        let y = args.y.as_ref();
+    /// What is written, apart from each other and from every input, and the residual.
+    fn outputs(
+        &self,
+        mut inputs: Inputs<'a>,
+        m: usize,
+        workspace: usize,
+    ) -> Result<Outputs, GemmError> {
+        let problem = inputs.problem;
+        let y = self.y.as_ref();
         let y = Operand {
             name: "y",
             tensor: &y,
         };
         y.dtype(problem.out)?;
-        y.shape([m, n])?;
-        y.place(stream)?;
+        y.shape([m, problem.n])?;
+        y.place(inputs.stream)?;
         let [y_stride, _] = y.strides()?;
-        let (residual, residual_stride) = match &args.residual {
+        let (residual, residual_stride) = match &self.residual {
             Residual::None => (0, 0),
             Residual::Add(tensor) => {
-                let (address, [stride, _]) = inputs.matrix("residual", tensor, [m, n], false)?;
+                let shape = [m, problem.n];
+                let (address, [stride, _]) = inputs.matrix("residual", tensor, shape, false)?;
                 (address, stride)
             }
             Residual::InPlace if problem.out == problem.dtype => (y.tensor.address(), y_stride),
@@ -179,8 +283,7 @@ impl<'a> Bound<'a> {
             }
         };
         inputs.apart_from(y)?;
-
-        let partial = match (plan.workspace_elements(), &args.workspace) {
+        let partial = match (workspace, &self.workspace) {
             (0, _) => 0,
             (expected, None) => return Err(GemmError::Workspace { expected, got: 0 }),
             (expected, Some(workspace)) => {
@@ -190,7 +293,7 @@ impl<'a> Bound<'a> {
                     tensor: &tensor,
                 };
                 workspace.dtype(DType::F32)?;
-                workspace.place(stream)?;
+                workspace.place(inputs.stream)?;
                 workspace.strides()?;
                 let got = tensor.shape()[0];
                 if got < expected {
@@ -201,44 +304,31 @@ impl<'a> Bound<'a> {
                 tensor.address()
             }
         };
-
-        // Along which axis of w the kernel steps from row to row of what it was stored as.
-        let (w_stride, w_step) = match (problem.layout, problem.aligned) {
-            (WeightLayout::Kn, false) => (1, w_strides[0]),
-            _ => (w_strides[0], 1),
-        };
-        Ok(Bound {
-            plan,
-            stream,
-            m,
-            params: GemmParams {
-                x,
-                w,
-                w_up,
-                bias,
-                bias_up,
-                residual,
-                y: y.tensor.address(),
-                partial,
-                x_stride,
-                w_stride,
-                w_step,
-                residual_stride,
-                y_stride,
-                // In range by the limits that the plan checked.
-                m: m as i32,
-                n: n as i32,
-                k: k as i32,
-                splits: plan.choice().splits as i32,
-                activation: problem.activation.code(),
-                y_is_f32: i32::from(problem.out == DType::F32),
-            },
+        Ok(Outputs {
+            y: y.tensor.address(),
+            y_stride,
+            residual,
+            residual_stride,
+            partial,
         })
     }
 }
 
+/// Checked outputs.
+struct Outputs {
+    y: u64,
+    y_stride: i64,
+    residual: u64,
+    residual_stride: i64,
+    partial: u64,
+}
+
+fn refused<E: From<GemmError>>(error: OperandError) -> E {
+    E::from(GemmError::from(error))
+}
+
 /// The operands that are read, checked one by one.
-struct Inputs<'a> {
+pub(crate) struct Inputs<'a> {
     problem: &'a GemmProblem,
     stream: &'a Stream,
     /// What must not be written: names and tensors flattened to one axis of their kind.
@@ -252,7 +342,7 @@ enum Span<'a> {
 
 impl<'a> Inputs<'a> {
     /// Address and strides.
-    fn matrix(
+    pub fn matrix(
         &mut self,
         name: &'static str,
         tensor: &Tensor<'a, 2>,
@@ -271,20 +361,35 @@ impl<'a> Inputs<'a> {
         Ok((tensor.address(), strides))
     }
 
-    /// The address, or 0.
-    fn vector(
+    /// The address of so many elements of a type, or 0 if not given.
+    pub fn vector(
         &mut self,
         name: &'static str,
         tensor: Option<&Tensor<'a, 1>>,
+        dtype: DType,
+        elements: usize,
     ) -> Result<u64, OperandError> {
         let Some(tensor) = tensor else { return Ok(0) };
         let operand = Operand { name, tensor };
-        operand.dtype(self.problem.dtype)?;
-        operand.shape([self.problem.n])?;
+        operand.dtype(dtype)?;
+        operand.shape([elements])?;
         operand.place(self.stream)?;
         operand.strides()?;
         self.spans.push((name, Span::Vector(*tensor)));
         Ok(tensor.address())
+    }
+
+    /// The same at a multiple of 16 bytes.
+    pub fn aligned_vector(
+        &mut self,
+        name: &'static str,
+        tensor: &Tensor<'a, 1>,
+        dtype: DType,
+        elements: usize,
+    ) -> Result<u64, OperandError> {
+        let address = self.vector(name, Some(tensor), dtype, elements)?;
+        Operand { name, tensor }.aligned_strides()?;
+        Ok(address)
     }
 
     /// What is written shares no memory with anything that is read.

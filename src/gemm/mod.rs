@@ -46,13 +46,15 @@ mod error;
 mod params;
 mod plan;
 mod problem;
-mod tiles;
+mod splits;
+pub(crate) mod tiles;
 
-pub(crate) use args::{Bound, BoundLaunch};
+pub(crate) use args::{Bound, BoundLaunch, Inputs, Others, WeightAddresses, gate};
 pub use args::{GemmArgs, Residual};
 pub use error::GemmError;
 #[doc(hidden)]
 pub use params::GemmParams;
 pub use plan::GemmPlan;
 pub use problem::{Activation, GemmProblem, WeightLayout};
+pub(crate) use splits::Splits;
 pub use tiles::TileChoice;

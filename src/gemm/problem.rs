@@ -167,12 +167,8 @@ impl GemmProblem {
         self.candidates().map(drop)
     }
 
-    /// The entries that compute this.
-    pub(super) fn candidates(&self) -> Result<Vec<&'static Entry>, GemmError> {
-        let of_type = entries(self.dtype);
-        if of_type.clone().next().is_none() {
-            return Err(self.unsupported_dtype());
-        }
+    /// What no weights make right: types, sizes, options.
+    pub(crate) fn check_options(&self) -> Result<(), GemmError> {
         if self.out != self.dtype && self.out != DType::F32 {
             return Err(GemmError::UnsupportedOutput {
                 expected: self.dtype,
@@ -201,6 +197,16 @@ impl GemmProblem {
             Some(got) => limit("splits", got, MAX_SPLITS)?,
             None => {}
         }
+        Ok(())
+    }
+
+    /// The entries that compute this.
+    pub(super) fn candidates(&self) -> Result<Vec<&'static Entry>, GemmError> {
+        let of_type = entries(self.dtype);
+        if of_type.clone().next().is_none() {
+            return Err(self.unsupported_dtype());
+        }
+        self.check_options()?;
         let variant = match (self.aligned, self.layout) {
             (false, _) => "any",
             (true, WeightLayout::Nk) => "nk",
@@ -227,6 +233,11 @@ impl GemmProblem {
         }
     }
 
+    /// Products that are computed: with a gate, two.
+    pub(crate) fn parts(&self) -> usize {
+        if self.gated { 2 } else { 1 }
+    }
+
     /// The entry that adds up splits.
     pub(super) fn reduce(&self) -> Result<&'static Entry, GemmError> {
         entries(self.dtype)
@@ -247,7 +258,8 @@ impl GemmProblem {
     /// The tile and the split for a device of so many multiprocessors.
     pub(super) fn choose(&self, limits: crate::Limits) -> Result<TileChoice, GemmError> {
         let candidates = self.candidates()?;
-        tiles::choose(self, &candidates, limits).ok_or_else(|| self.unsupported_dtype())
+        tiles::choose(self, &candidates, tiles::DENSE, limits)
+            .ok_or_else(|| self.unsupported_dtype())
     }
 }
 

@@ -9,7 +9,7 @@ use crate::device::Limits;
 /// A tile and a split, and what speaks for them. A model, not a measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct TileChoice {
-    pub(super) entry: &'static Entry,
+    pub(crate) entry: &'static Entry,
     /// Rows and columns of `y` that a block computes.
     pub tile: [usize; 2],
     /// Ranges of K, each summed by blocks of its own.
@@ -47,12 +47,25 @@ const UNHIDDEN: u128 = 4;
 /// A range of K is no shorter than this: each costs a pass of f32 sums through memory.
 const LEAST_RANGE: usize = 512;
 
+/// What weights cost besides being multiplied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weights {
+    /// Bits of each, as stored.
+    pub bits: usize,
+    /// Turning one into an operand takes as long as multiplying it with so many rows of `x`.
+    pub rows: usize,
+}
+
+/// Operands as they are.
+pub(super) const DENSE: Weights = Weights { bits: 16, rows: 0 };
+
 /// The cheapest choice. The busiest multiprocessor works through `waves` rounds of blocks; each of
 /// a round's blocks takes in its operands and multiplies them, mostly at the same time. Splits add
 /// the writing and reading of their sums. `None` without candidates.
-pub(super) fn choose(
+pub(crate) fn choose(
     problem: &GemmProblem,
     candidates: &[&'static Entry],
+    weights: Weights,
     limits: Limits,
 ) -> Option<TileChoice> {
     let options = candidates.iter().flat_map(|&entry| {
@@ -61,13 +74,19 @@ pub(super) fn choose(
             (_, Some(splits)) => splits..=splits,
             _ => 1..=(problem.k / LEAST_RANGE).clamp(1, 16),
         };
-        most.map(move |splits| cost(problem, entry, splits, limits))
+        most.map(move |splits| cost(problem, entry, splits, weights, limits))
     });
     // The first of equals, which has the fewest splits.
     options.min_by_key(|choice| choice.cost)
 }
 
-fn cost(problem: &GemmProblem, entry: &'static Entry, splits: usize, limits: Limits) -> TileChoice {
+fn cost(
+    problem: &GemmProblem,
+    entry: &'static Entry,
+    splits: usize,
+    weights: Weights,
+    limits: Limits,
+) -> TileChoice {
     let (tile_m, tile_n) = (entry.tile_q as usize, entry.tile_k as usize);
     let columns = if problem.gated { tile_n / 2 } else { tile_n };
     let tiles = problem.max_m.div_ceil(tile_m) as u64 * problem.n.div_ceil(columns) as u64;
@@ -77,18 +96,18 @@ fn cost(problem: &GemmProblem, entry: &'static Entry, splits: usize, limits: Lim
         (limits.shared_per_multiprocessor / entry.smem_bytes.max(1)).clamp(1, 2);
     // In 128 bits, which no shape overflows.
     let [m, n, k] = [problem.max_m, problem.n, problem.k].map(|size| size as u128);
-    let parts = if problem.gated { 2 } else { 1 };
+    let parts = problem.parts() as u128;
     let each = u128::from(multiprocessors);
     // Blocks that share a multiprocessor share its time: a round is one block for each of them.
     let rounds = u128::from(blocks).div_ceil(each);
     let depth = k.div_ceil(splits as u128).max(1);
-    let bytes = (tile_m + tile_n) as u128 * 2 * depth;
-    let work = (tile_m * tile_n) as u128 * depth / WORK_PER_BYTE;
+    let bytes = (tile_m * 16 + tile_n * weights.bits) as u128 * depth / 8;
+    let work = ((tile_m + weights.rows) * tile_n) as u128 * depth / WORK_PER_BYTE;
     // The slow entry reads an element at a time.
     let slow = if entry.variant == "any" { 8 } else { 1 };
     let products = rounds * (bytes.max(work) + bytes.min(work) / UNHIDDEN) * slow;
     // No choice is faster than memory.
-    let weights = parts * n * k * 2 / each * MEMORY;
+    let weights = parts * n * k * weights.bits as u128 / 8 / each * MEMORY;
     let sums = match splits {
         1 => 0,
         // Written once and read once, by all multiprocessors together, and one launch more.

@@ -1,8 +1,11 @@
-//! Everything that can be wrong with 4-bit weights on the host.
+//! Everything that can be wrong with 4-bit weights, and with products of them.
 
 use std::ops::Range;
 
+use crate::device::DeviceError;
 use crate::dtype::DType;
+use crate::error::{OperandError, TensorError};
+use crate::gemm::GemmError;
 
 /// Why weights could not be packed, loaded, quantized or cut.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -127,4 +130,52 @@ pub enum PackError {
         /// The range asked for.
         got: Range<usize>,
     },
+}
+
+/// Why a product with 4-bit weights was refused or failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Int4Error {
+    /// Groups that no weights have.
+    #[error("groups of {got} rows: expected 16, 32, or a multiple of 64")]
+    UnsupportedGroup {
+        /// The size asked for.
+        got: usize,
+    },
+    /// Zero points were planned and not given, or the other way round.
+    #[error(
+        "{tensor}: the plan {}, the call {}",
+        if *expected { "has zero points" } else { "has no zero points" },
+        if *got { "has some" } else { "has none" }
+    )]
+    Zeros {
+        /// Of which weights.
+        tensor: &'static str,
+        /// Whether codes have zero points.
+        expected: bool,
+        /// Whether some were given.
+        got: bool,
+    },
+    /// What any matrix product can be refused for.
+    #[error(transparent)]
+    Product(GemmError),
+    /// Something is wrong with an operand.
+    #[error(transparent)]
+    Operand(#[from] OperandError),
+    /// A tensor could not be formed.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// The device refused, or the launch failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+impl From<GemmError> for Int4Error {
+    fn from(error: GemmError) -> Self {
+        match error {
+            GemmError::Operand(error) => Int4Error::Operand(error),
+            GemmError::Device(error) => Int4Error::Device(error),
+            error => Int4Error::Product(error),
+        }
+    }
 }

@@ -19,16 +19,6 @@ pub enum Codes {
     ZeroPoints,
 }
 
-impl Codes {
-    /// The name used in messages and in the names of kernels.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Codes::Symmetric => "sym",
-            Codes::ZeroPoints => "zp",
-        }
-    }
-}
-
 impl std::fmt::Display for Codes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

@@ -33,20 +33,45 @@ pub struct GemmOutput {
 
 /// The product with no rounding but that of f64. Elements that an operand lacks count as zero.
 pub fn gemm<T: Float>(problem: &GemmProblem, inputs: GemmInputs<'_, T>) -> GemmOutput {
-    let [m, k] = inputs.x.shape();
-    let n = problem.n;
-    let x = dense(m, k, |row, at| inputs.x.get([row, at]));
+    let (n, k) = (problem.n, inputs.x.shape()[1]);
     let columns = |w: HostTensor<'_, T, 2>| {
         dense(n, k, |col, at| match problem.layout {
             WeightLayout::Nk => w.get([col, at]),
             WeightLayout::Kn => w.get([at, col]),
         })
     };
+    let (w, w_up) = (columns(inputs.w), inputs.w_up.map(columns));
+    let others = Others {
+        x: inputs.x,
+        bias: inputs.bias,
+        bias_up: inputs.bias_up,
+        residual: inputs.residual,
+    };
+    product(problem, others, &w, w_up.as_deref())
+}
+
+/// What products have besides weights, whatever these are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Others<'a, T> {
+    pub x: HostTensor<'a, T, 2>,
+    pub bias: Option<HostTensor<'a, T, 1>>,
+    pub bias_up: Option<HostTensor<'a, T, 1>>,
+    pub residual: Option<HostTensor<'a, T, 2>>,
+}
+
+/// The product with weights `[n, k]`.
+pub(super) fn product<T: Float>(
+    problem: &GemmProblem,
+    inputs: Others<'_, T>,
+    w: &[f64],
+    w_up: Option<&[f64]>,
+) -> GemmOutput {
+    let [m, k] = inputs.x.shape();
+    let n = problem.n;
+    let x = dense(m, k, |row, at| inputs.x.get([row, at]));
     let element = |bias: Option<HostTensor<'_, T, 1>>, col| {
         bias.and_then(|bias| bias.get([col])).map_or(0.0, T::to_f64)
     };
-    let w = columns(inputs.w);
-    let w_up = inputs.w_up.map(columns);
     let mut y = Vec::with_capacity(m * n);
     let mut terms = Vec::with_capacity(m * n);
     for row in 0..m {
@@ -58,8 +83,8 @@ pub fn gemm<T: Float>(problem: &GemmProblem, inputs: GemmInputs<'_, T>) -> GemmO
                 let sum = products().sum::<f64>() + bias;
                 (sum, products().map(f64::abs).sum::<f64>() + bias.abs())
             };
-            let g = of(&w, element(inputs.bias, col));
-            let up = w_up.as_ref().map(|w| of(w, element(inputs.bias_up, col)));
+            let g = of(w, element(inputs.bias, col));
+            let up = w_up.map(|w| of(w, element(inputs.bias_up, col)));
             let (z, mut spread) = finish(problem.activation, g, up);
             let added = inputs
                 .residual

@@ -6,6 +6,7 @@
 pub mod attention;
 pub mod gemm;
 mod host;
+pub mod int4;
 pub mod kv;
 pub mod merge;
 pub mod moe;

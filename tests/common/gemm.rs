@@ -43,15 +43,15 @@ impl<T: Float> Matrix<T> {
         }
     }
 
-    fn strides(&self) -> [i64; 2] {
+    pub fn strides(&self) -> [i64; 2] {
         [self.pitch as i64, 1]
     }
 
-    fn host(&self) -> HostTensor<'_, T, 2> {
+    pub fn host(&self) -> HostTensor<'_, T, 2> {
         HostTensor::strided(&self.data, self.offset, self.shape, self.strides()).unwrap()
     }
 
-    fn tensor<'b>(&self, buffer: &'b Buffer<T>) -> infer_kernels::Tensor<'b, 2> {
+    pub fn tensor<'b>(&self, buffer: &'b Buffer<T>) -> infer_kernels::Tensor<'b, 2> {
         let region = buffer.region();
         region
             .strided(self.offset, self.shape, self.strides())

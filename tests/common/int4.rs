@@ -49,6 +49,21 @@ impl<S: Scale> Plain<S> {
         }
     }
 
+    /// Packed by way of compressed-tensors, which has any shape.
+    pub fn pack(&self) -> Int4Weight {
+        let (codes, scales, zeros) = compressed(self);
+        infer_kernels::int4::load::CompressedTensors {
+            k: self.k,
+            n: self.n,
+            group: self.group,
+            weight_packed: &codes,
+            weight_scale: &scales,
+            weight_zero_point: Some(&zeros),
+        }
+        .pack()
+        .unwrap()
+    }
+
     /// With every zero point in the middle.
     pub fn symmetric(mut self) -> Self {
         self.zeros.fill(8);

@@ -8,6 +8,7 @@ pub mod decode;
 pub mod fuzz;
 pub mod gemm;
 pub mod int4;
+pub mod int4_case;
 pub mod kv;
 pub mod moe;
 mod operand;

@@ -3,6 +3,8 @@
 use half::{bf16, f16};
 use infer_kernels::attention::prefill::{PrefillPlan, SoftCap, Window};
 use infer_kernels::gemm::{GemmPlan, GemmProblem, WeightLayout};
+use infer_kernels::int4::load::Scale;
+use infer_kernels::int4::{Codes, Int4Plan, Int4Problem};
 use infer_kernels::moe::{MoeProblem, Routing};
 use infer_kernels::{DType, Device, Float, catalog};
 use rand::SeedableRng;
@@ -10,6 +12,7 @@ use rand::rngs::StdRng;
 
 use crate::common::decode;
 use crate::common::gemm::{self, Matrix};
+use crate::common::int4_case;
 use crate::common::spec::{Source, Spec};
 use crate::common::{Lengths, kv, moe};
 use crate::{BACKENDS, emulated};
@@ -199,6 +202,41 @@ fn moe_case<T: Float>(
 }
 
 #[test]
+fn every_int4_entry_gives_the_references_result() {
+    for backend in BACKENDS {
+        let device = emulated(backend);
+        for entry in catalog::ENTRIES.iter().filter(|e| e.kernel == "int4") {
+            let of = match entry.dtype {
+                "f16" => int4_case::<f16>,
+                _ => int4_case::<bf16>,
+            };
+            of(entry, &device)
+                .unwrap_or_else(|error| panic!("{} on {device}: {error}", entry.name));
+        }
+    }
+}
+
+/// A product of this entry, in two splits.
+fn int4_case<T: Scale>(
+    entry: &'static catalog::Entry,
+    device: &Device,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let (m, n, k) = (5, 24, 104);
+    let rng = &mut StdRng::seed_from_u64(7);
+    for meaning in [Codes::Symmetric, Codes::ZeroPoints] {
+        let w = int4_case::weights::<T>(rng, [k, n], Some(32), meaning);
+        let product = GemmProblem::new(T::DTYPE, m, n, k)
+            .tile(Some([entry.tile_q as usize, entry.tile_k as usize]))
+            .splits(Some(2));
+        let problem = Int4Problem::new(product, 32, meaning);
+        assert_eq!(Int4Plan::new(device, &problem)?.entry(), entry.name);
+        let x = Matrix::random(rng, [m, k], 8);
+        int4_case::Case::<T>::plain(problem, x, w).check(device)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn every_kernel_has_a_smoke_case() {
     let kernels: std::collections::BTreeSet<_> =
         catalog::ENTRIES.iter().map(|entry| entry.kernel).collect();
@@ -207,6 +245,7 @@ fn every_kernel_has_a_smoke_case() {
         [
             "decode",
             "gemm",
+            "int4",
             "kv_append",
             "kv_copy",
             "kv_gather",

@@ -7,6 +7,7 @@ mod decode;
 mod device;
 mod gemm;
 mod int4;
+mod int4_product;
 mod kv;
 mod kv_pages;
 mod moe;

@@ -118,6 +118,12 @@ const PARTS: &[Part] = &[
         steps: |_| Ok(random_cases("moe_stages", "random_", 10)),
     },
     Part {
+        name: "int4-many",
+        about: "4-bit weights: 8000 random products on 8 schedules of the emulator",
+        sources: EMULATED,
+        steps: |_| Ok(random_cases("int4_random", "random_cases", 8)),
+    },
+    Part {
         name: "driver",
         about: "the suite through cudarc and cust, on the emulator's CUDA driver, on 4 schedules",
         sources: DRIVEN,
