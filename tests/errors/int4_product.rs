@@ -54,6 +54,7 @@ impl Setup {
         Int4Problem::new(GemmProblem::new(DType::BF16, M, N, K), group, meaning)
     }
 
+    #[expect(clippy::result_large_err, reason = "it is what is looked at")]
     fn result<'s>(
         &'s mut self,
         problem: &Int4Problem,
