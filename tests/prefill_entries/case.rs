@@ -1,63 +1,57 @@
-//! Every prefill entry by itself, launched with parameters made here instead of by the wrapper, against attention written
-//! down here instead of the reference: what the three agree on is not one mistake made twice.
-//!
-//! Keys that no query may see hold NaN, rows and columns beyond what exists are outside of every allocation, and page ids
-//! and lengths may be garbage. Each case is named by its seed; `INFER_KERNELS_CASES=17..18` runs case 17 of each entry.
-#![cfg(feature = "emulator")]
+//! Problems, what they come to, and where they are in memory.
 
 use half::{bf16, f16};
+use infer_kernels::Offence;
 use infer_kernels::attention::prefill::PrefillParams;
-use infer_kernels::catalog::{ENTRIES, Entry};
-use infer_kernels::ptx_emulator::mutate::Handover;
-use infer_kernels::ptx_emulator::{Config, Emulator, Kernel, LaunchConfig, LaunchStats};
-use infer_kernels::{Offence, StatusReport};
+use infer_kernels::catalog::Entry;
+use infer_kernels::ptx_emulator::Emulator;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 
-const NAN: f32 = f32::NAN;
+pub const NAN: f32 = f32::NAN;
 
 /// By this, scores of normal numbers differ by more than a weight of any type has room for.
-const STEEP: f32 = 128.0;
+pub const STEEP: f32 = 128.0;
 
 /// A problem for one entry, on the host. Keys and values are kept by sequence and position.
-struct Case {
-    entry: &'static Entry,
-    heads: usize,
-    kv_heads: usize,
-    dim: usize,
-    v_dim: usize,
-    q_lens: Vec<usize>,
-    k_lens: Vec<i32>,
-    causal: bool,
-    window: [i32; 2],
-    cap: Option<f32>,
-    exact_cap: bool,
+pub struct Case {
+    pub entry: &'static Entry,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub dim: usize,
+    pub v_dim: usize,
+    pub q_lens: Vec<usize>,
+    pub k_lens: Vec<i32>,
+    pub causal: bool,
+    pub window: [i32; 2],
+    pub cap: Option<f32>,
+    pub exact_cap: bool,
     /// Whether scores of some rows are [`STEEP`] times as large.
-    steep: bool,
-    slopes: Option<Vec<f32>>,
-    sinks: Option<Vec<f32>>,
+    pub steep: bool,
+    pub slopes: Option<Vec<f32>>,
+    pub sinks: Option<Vec<f32>>,
     /// For each sequence, `[q_len, k_len]`.
-    masks: Option<Vec<Vec<bool>>>,
-    pages: Option<Pages>,
-    scale: f32,
-    q: Vec<f32>,
+    pub masks: Option<Vec<Vec<bool>>>,
+    pub pages: Option<Pages>,
+    pub scale: f32,
+    pub q: Vec<f32>,
     /// `[sequence][key][kv head][dim]`, NaN where nobody looks.
-    k: Vec<Vec<f32>>,
-    v: Vec<Vec<f32>>,
+    pub k: Vec<Vec<f32>>,
+    pub v: Vec<Vec<f32>>,
 }
 
 /// Pages of `size` keys; a list of ids for each sequence, some of them wrong.
-struct Pages {
-    size: usize,
-    count: usize,
-    csr: bool,
-    lists: Vec<Vec<u32>>,
+pub struct Pages {
+    pub size: usize,
+    pub count: usize,
+    pub csr: bool,
+    pub lists: Vec<Vec<u32>>,
 }
 
 impl Case {
     /// One causal head of as many keys as queries, without options and without values yet.
-    fn plain(entry: &'static Entry, tokens: usize) -> Case {
+    pub fn plain(entry: &'static Entry, tokens: usize) -> Case {
         Case {
             entry,
             heads: 1,
@@ -82,7 +76,7 @@ impl Case {
         }
     }
 
-    fn random(entry: &'static Entry, seed: u64) -> Case {
+    pub fn random(entry: &'static Entry, seed: u64) -> Case {
         let rng = &mut StdRng::seed_from_u64(seed);
         let full = entry.variant == "full";
         let eighths = |rng: &mut StdRng, most: u32| 8 * rng.random_range(1..=most as usize / 8);
@@ -153,7 +147,7 @@ impl Case {
         case
     }
 
-    fn fill(&mut self, rng: &mut StdRng) {
+    pub fn fill(&mut self, rng: &mut StdRng) {
         let mut normal = |n: usize| -> Vec<f32> {
             let rounded = |x: f32| match self.entry.dtype {
                 "f16" => f16::from_f32(x).to_f32(),
@@ -189,7 +183,7 @@ impl Case {
     }
 
     /// Whether query `i` may see key `j` by causality and window.
-    fn reaches(&self, b: usize, i: usize, j: usize) -> bool {
+    pub fn reaches(&self, b: usize, i: usize, j: usize) -> bool {
         let p = i as i64 + i64::from(self.k_lens[b]) - self.q_lens[b] as i64;
         let (j, [left, right]) = (j as i64, self.window);
         !(self.causal && j > p
@@ -197,7 +191,7 @@ impl Case {
             || right >= 0 && j > p + i64::from(right))
     }
 
-    fn sees(&self, b: usize, i: usize, j: usize) -> bool {
+    pub fn sees(&self, b: usize, i: usize, j: usize) -> bool {
         let there = self
             .pages
             .as_ref()
@@ -208,7 +202,7 @@ impl Case {
     }
 
     /// Output and log-sum-exp of one query, and the largest magnitude of a value it sees.
-    fn attend(&self, b: usize, row: usize, i: usize, head: usize) -> (Vec<f64>, f64, f64) {
+    pub fn attend(&self, b: usize, row: usize, i: usize, head: usize) -> (Vec<f64>, f64, f64) {
         let kv_head = head / (self.heads / self.kv_heads);
         let q = &self.q[(row * self.heads + head) * self.dim..][..self.dim];
         let p = i as f64 + f64::from(self.k_lens[b]) - self.q_lens[b] as f64;
@@ -254,7 +248,7 @@ impl Case {
     }
 
     /// What the kernel must report.
-    fn status(&self) -> [bool; 6] {
+    pub fn status(&self) -> [bool; 6] {
         let mut bits = [false; 6];
         let Some(pages) = &self.pages else {
             return bits;
@@ -271,7 +265,7 @@ impl Case {
 }
 
 impl Pages {
-    fn random(rng: &mut StdRng, k_lens: &[i32]) -> Pages {
+    pub fn random(rng: &mut StdRng, k_lens: &[i32]) -> Pages {
         let size = [1, 2, 5, 16, 32, 64, 100, 256][rng.random_range(0..8)];
         let csr = rng.random_bool(0.5);
         let mut next = 0;
@@ -320,25 +314,25 @@ impl Pages {
     }
 
     /// The row of a key in all pages.
-    fn place(&self, b: usize, j: usize) -> Option<usize> {
+    pub fn place(&self, b: usize, j: usize) -> Option<usize> {
         let id = *self.lists[b].get(j / self.size)? as usize;
         (id < self.count).then_some(id * self.size + j % self.size)
     }
 }
 
 /// Device memory with nothing behind its last byte.
-struct Memory<'a>(&'a Emulator);
+pub struct Memory<'a>(pub &'a Emulator);
 
 impl Memory<'_> {
-    fn put(&self, bytes: &[u8]) -> u64 {
+    pub fn put(&self, bytes: &[u8]) -> u64 {
         let address = self.0.alloc(bytes.len().max(1) as u64).unwrap();
         self.0.write(address, bytes).unwrap();
         address
     }
-    fn words<T: bytemuck::Pod>(&self, data: &[T]) -> u64 {
+    pub fn words<T: bytemuck::Pod>(&self, data: &[T]) -> u64 {
         self.put(bytemuck::cast_slice(data))
     }
-    fn floats(&self, data: &[f32], dtype: &str) -> u64 {
+    pub fn floats(&self, data: &[f32], dtype: &str) -> u64 {
         let bits: Vec<u16> = match dtype {
             "f16" => data.iter().map(|&x| f16::from_f32(x).to_bits()).collect(),
             _ => data.iter().map(|&x| bf16::from_f32(x).to_bits()).collect(),
@@ -347,7 +341,7 @@ impl Memory<'_> {
     }
 }
 
-fn offsets(lens: impl Iterator<Item = usize>) -> Vec<i32> {
+pub fn offsets(lens: impl Iterator<Item = usize>) -> Vec<i32> {
     let mut all = vec![0];
     all.extend(lens.scan(0, |end, len| {
         *end += len as i32;
@@ -357,13 +351,13 @@ fn offsets(lens: impl Iterator<Item = usize>) -> Vec<i32> {
 }
 
 /// Where `out`, `lse` and the status word are.
-struct Results {
-    out: u64,
-    lse: u64,
-    status: u64,
+pub struct Results {
+    pub out: u64,
+    pub lse: u64,
+    pub status: u64,
 }
 
-fn params(case: &Case, memory: &Memory) -> (PrefillParams, Results) {
+pub fn params(case: &Case, memory: &Memory) -> (PrefillParams, Results) {
     let (dtype, kv) = (case.entry.dtype, case.kv_heads);
     let rows_q: usize = case.q_lens.iter().sum();
     let (k, v, k_rows) = match &case.pages {
@@ -472,177 +466,10 @@ fn params(case: &Case, memory: &Memory) -> (PrefillParams, Results) {
     (p, results)
 }
 
-fn packed(bits: &[bool]) -> Vec<u8> {
+pub fn packed(bits: &[bool]) -> Vec<u8> {
     let byte = |bits: &[bool]| {
         let bit = |(i, &set): (usize, &bool)| u8::from(set) << i;
         bits.iter().enumerate().map(bit).sum()
     };
     bits.chunks(8).map(byte).collect()
-}
-
-fn launch(
-    case: &Case,
-    params: &PrefillParams,
-    device: &Emulator,
-    kernel: &Kernel,
-) -> Result<LaunchStats, String> {
-    let tiles = (params.max_seqlen_q as u32).div_ceil(case.entry.tile_q);
-    let launch = LaunchConfig {
-        grid: [tiles.max(1), case.heads as u32, case.q_lens.len() as u32],
-        block: [case.entry.threads, 1, 1],
-        dynamic_smem: case.entry.smem_bytes,
-    };
-    let stats = device
-        .launch(kernel, &launch, &[bytemuck::bytes_of(params)])
-        .map_err(|error| error.to_string())?;
-    if let Some(handover) = Handover::get()? {
-        handover
-            .record(kernel, &stats)
-            .map_err(|error| error.to_string())?;
-    }
-    Ok(stats)
-}
-
-fn check(case: &Case, device: &Emulator, kernel: &Kernel) -> Result<(), String> {
-    let (params, results) = params(case, &Memory(device));
-    launch(case, &params, device, kernel)?;
-    let mut status = [0u64; 2];
-    let read = |address, bytes: &mut [u8]| device.read(address, bytes).unwrap();
-    read(results.status, bytemuck::bytes_of_mut(&mut status));
-    let rows_q: usize = case.q_lens.iter().sum();
-    let mut out = vec![0u16; rows_q * case.heads * case.v_dim];
-    let mut lse = vec![0f32; rows_q * case.heads];
-    read(results.out, bytemuck::cast_slice_mut(&mut out));
-    read(results.lse, bytemuck::cast_slice_mut(&mut lse));
-    for (address, bytes) in [(results.out, 2 * out.len()), (results.lse, 4 * lse.len())] {
-        if !device.initialised(address, bytes as u64).unwrap() {
-            return Err("some output was made from registers that held nothing".into());
-        }
-    }
-    let (value, ulp): (fn(u16) -> f64, f64) = match case.entry.dtype {
-        "f16" => (|x| f16::from_bits(x).to_f64(), 1.0 / 1024.0),
-        _ => (|x| bf16::from_bits(x).to_f64(), 1.0 / 128.0),
-    };
-    let rounded = if case.steep { 1e-3 } else { 1e-4 }; // Scores, in f32.
-    let slack = match case.cap {
-        Some(cap) if !case.exact_cap => f64::from(cap) / 2048.0,
-        _ => rounded,
-    };
-    let mut row = 0;
-    for (b, &q_len) in case.q_lens.iter().enumerate() {
-        for i in 0..q_len {
-            for head in 0..case.heads {
-                let (expected, sum, most) = case.attend(b, row, i, head);
-                let got = f64::from(lse[head * rows_q + row]);
-                if !(got == sum || (got - sum).abs() <= 2.0 * slack + 1e-5 * sum.abs()) {
-                    return Err(format!(
-                        "sequence {b} query {i} head {head}: LSE {got}, expected {sum}"
-                    ));
-                }
-                for (d, &exact) in expected.iter().enumerate() {
-                    let got = value(out[(row * case.heads + head) * case.v_dim + d]);
-                    let bound = most * (ulp + 2.0 * slack) + 1e-6;
-                    if (got - exact).abs() > bound || got.is_nan() {
-                        return Err(format!(
-                            "sequence {b} query {i} head {head} dim {d}: {got}, expected {exact} within {bound}"
-                        ));
-                    }
-                }
-            }
-            row += 1;
-        }
-    }
-    let report = StatusReport::decode(status);
-    let kinds = Offence::ALL
-        .into_iter()
-        .filter(|&kind| kind <= Offence::Mask);
-    let found: Vec<bool> = kinds.map(|offence| report.contains(offence)).collect();
-    if found != case.status() {
-        return Err(format!("status {report}, expected {:?}", case.status()));
-    }
-    Ok(())
-}
-
-fn describe(case: &Case) -> String {
-    let pages = case
-        .pages
-        .as_ref()
-        .map(|p| (p.size, p.count, p.csr, &p.lists));
-    format!(
-        "{} heads {}/{} dims {}/{} q {:?} k {:?} causal {} window {:?} cap {:?} exact {} slopes {:?} sinks {:?} \
-         masks {} pages {pages:?}",
-        case.entry.name,
-        case.heads,
-        case.kv_heads,
-        case.dim,
-        case.v_dim,
-        case.q_lens,
-        case.k_lens,
-        case.causal,
-        case.window,
-        case.cap,
-        case.exact_cap,
-        case.slopes,
-        case.sinks,
-        case.masks.is_some(),
-    )
-}
-
-/// One head of 4096 causal tokens, from pages of 16 where the entry can: instructions besides each tensor operation over the
-/// whole launch, edges and look-ups included, and no bank conflict.
-#[test]
-fn pages_cost_little() {
-    let goals = [
-        ("prefill_bf16_d64_paged", 4.4),
-        ("prefill_bf16_d128_paged", 2.7),
-        ("prefill_bf16_d128_full", 3.1),
-    ];
-    for (name, goal) in goals {
-        let entry = infer_kernels::catalog::find(name).expect("an entry of this name");
-        let mut case = Case::plain(entry, 4096);
-        let list = (0..256).rev().collect();
-        case.pages = Some(Pages {
-            size: 16,
-            count: 256,
-            csr: false,
-            lists: vec![list],
-        });
-        case.fill(&mut StdRng::seed_from_u64(1));
-        let device = Emulator::new(Config::default());
-        let kernel = device.load(entry.ptx).unwrap().kernel(name).unwrap();
-        let (params, _) = params(&case, &Memory(&device));
-        let stats = launch(&case, &params, &device, &kernel).unwrap();
-        let tensor: u64 = stats.mma.values().sum();
-        let others = (stats.warp_instructions - tensor) as f64 / tensor as f64;
-        println!("{name}: {others:.2} other instructions for each tensor operation");
-        assert!(others <= goal, "{name}: {others:.2}");
-        assert_eq!(stats.bank_conflicts, 0, "{name}");
-    }
-}
-
-#[test]
-fn every_entry_by_itself() {
-    let cases = std::env::var("INFER_KERNELS_CASES").unwrap_or("0..6".into());
-    let (first, end) = cases.split_once("..").expect("FIRST..END");
-    let cases = first.parse().unwrap()..end.parse().unwrap();
-    let handover = Handover::get().unwrap();
-    for entry in ENTRIES.iter().filter(|entry| entry.kernel == "prefill") {
-        // To see what a changed instruction does, its own entry alone.
-        let ptx = match handover {
-            Some(handover) if handover.concerns(entry.ptx) => handover.replace(entry.ptx),
-            Some(_) => continue,
-            None => entry.ptx,
-        };
-        for seed in cases.clone() {
-            let device = Emulator::new(Config {
-                seed,
-                ..Default::default()
-            });
-            let kernel = device.load(ptx).unwrap().kernel(entry.name).unwrap();
-            let case = Case::random(entry, seed);
-            if let Err(error) = check(&case, &device, &kernel) {
-                panic!("seed {seed}: {}: {error}", describe(&case));
-            }
-        }
-    }
 }

@@ -1,0 +1,28 @@
+#!/bin/sh
+# Changes one instruction of an entry of prefill at a time, and counts what its tests notice:
+#
+#   scripts/mutants.sh ENTRY [SAMPLE]     for example: scripts/mutants.sh prefill_bf16_d128_full 400
+#
+# Two kinds are not drawn: roundings to the other side, which are within every bound that a test could have, and types
+# of the other sign, of numbers that are never negative. tests/mutants/prefill.txt lists mutants that compute the same.
+# Fails if, with 95 % confidence, fewer than 95 % of such mutants would be noticed.
+set -eu
+
+entry=$1 sample=${2:-400}
+cd "$(dirname "$0")/.."
+kinds=barrier,wait,order,branch,guard,comparison,logic,select,exchange,address,constant,fragment,arithmetic,copy,store,deletion
+
+# program TEST: builds a test and prints where it is.
+program() {
+    cargo test --no-run --test "$1" --message-format json 2>/dev/null |
+        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+}
+entries=$(program prefill_entries) hostile=$(program prefill_hostile) random=$(program prefill_random)
+# What notices most comes first.
+test="$entries long_walk &&
+    INFER_KERNELS_CASES=0..30 $entries by_itself &&
+    INFER_KERNELS_CASES=0..250 $hostile garbage_is each_offence sequences_cannot &&
+    INFER_KERNELS_CASES=0..320 $random"
+cargo run --quiet --package ptx-emulator --features cli --bin ptxrun -- mutate "ptx/sm_80/$entry.ptx" \
+    --test "($test) >/dev/null 2>&1" --sample "$sample" --kinds "$kinds" \
+    --equivalent tests/mutants/prefill.txt --at-least 95
