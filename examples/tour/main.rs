@@ -1,7 +1,7 @@
 //! Every operation once, at the shapes of a real model, compared with the mathematics.
 //!
 //! ```sh
-//! cargo run --release --example tour
+//! cargo run --example tour
 //! ```
 //!
 //! Runs on a GPU if there is one, else on the emulator. Adding an operation: a file beside this

@@ -48,6 +48,9 @@ pub fn check(root: &Path) -> Result<()> {
             "--features",
             "ptx-emulator/cli",
             "--allow-dirty",
+            // That it builds is the question, not how fast it runs.
+            "--config",
+            "profile.dev.package.ptx-emulator.opt-level=0",
         ],
     )?;
     let folder = root.join("target/package");
