@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use common::device;
 use half::bf16;
+use infer_kernels::attention::decode::{DecodePlan, DecodeProblem};
 use infer_kernels::attention::prefill::{
     HeadShape, Kv, Mask, PageTable, PrefillArgs, PrefillPlan, PrefillProblem, SoftCap, Window,
 };
@@ -99,6 +100,7 @@ proptest! {
         page_size in prop::option::of(size()),
         sides in [prop::option::of(size()), prop::option::of(size())],
         cap in prop::option::of((any::<bool>(), prop_oneof![Just(30.0), any::<f32>()])),
+        blocks in prop::option::of(size()),
     ) {
         let heads = HeadShape { query, kv, dim };
         let [left, right] = sides;
@@ -122,6 +124,15 @@ proptest! {
         prop_assert_eq!(supported.is_ok(), plan.is_ok());
         if let Ok(plan) = plan {
             let _ = (plan.to_string(), plan.blocks(), plan.waves(), plan.workspace_bytes());
+            let _ = plan.operand_bytes(total[0], total[1]);
+        }
+
+        let problem = DecodeProblem::of(problem).blocks(blocks);
+        let supported = problem.supports();
+        let plan = DecodePlan::new(&DEVICE, &problem);
+        prop_assert_eq!(supported.is_ok(), plan.is_ok());
+        if let Ok(plan) = plan {
+            let _ = (plan.to_string(), plan.blocks(), plan.workspace_bytes());
             let _ = plan.operand_bytes(total[0], total[1]);
         }
     }

@@ -104,7 +104,7 @@ impl<'a> Bound<'a> {
             params: DecodeParams {
                 attention,
                 partials,
-                splits: partials + 4 * plan.partial_elements() as u64,
+                splits: partials.wrapping_add(4 * plan.partial_elements() as u64),
                 q_len,
                 partial_dim: plan.kernel().entry().v_dim as i32,
             },
