@@ -141,6 +141,9 @@ const ROUNDS: [usize; 4] = [1, 5, 12, 30];
 /// Part of the names of tests that, on a mutant, check all forms of its row and nothing else.
 const OF_ONE_ROW: &str = "::forms_of_";
 
+/// The program whose tests do so for a few rows each.
+const OF_FEW_ROWS: &str = "rows-";
+
 /// Longest that a test may take before it counts as hanging, which is noticed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -264,10 +267,14 @@ fn seen(root: &Path, programs: &[PathBuf]) -> Result<BTreeMap<usize, Vec<Test>>>
     for test in all.values().flatten() {
         *rows.entry(test.clone()).or_default() += 1;
     }
-    // Behind those of one row come those that bind the fewest.
+    let few = |test: &Test| {
+        let name = test.0.file_name().map(|name| name.to_string_lossy());
+        test.1.contains(OF_ONE_ROW) || name.is_some_and(|name| name.starts_with(OF_FEW_ROWS))
+    };
+    // Behind those of few rows come those that bind the fewest.
     let sorted = |tests: BTreeSet<Test>| {
         let mut tests: Vec<Test> = tests.into_iter().collect();
-        tests.sort_by_key(|test| (!test.1.contains(OF_ONE_ROW), rows.get(test).copied()));
+        tests.sort_by_key(|test| (!few(test), rows.get(test).copied()));
         tests.truncate(ROUNDS.iter().sum());
         tests
     };

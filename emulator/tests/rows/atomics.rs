@@ -477,3 +477,30 @@ fn operations_take_their_types_and_no_others() {
         }
     }
 }
+
+#[test]
+fn orders_of_loads_and_stores_between_blocks() {
+    let (acquire, release) = (
+        "ld.acquire.gpu.global.u32 %r3, [%in+128]",
+        "st.release.gpu.global.u32 [%in+128], %r2",
+    );
+    for space in ["", ".global"] {
+        for scope in ["cta", "gpu", "sys"] {
+            let fine = scope != "cta";
+            let write = format!("st.release.{scope}{space}.u32 [%in+128], %r2");
+            assert_eq!(handshake(&write, acquire), !fine, "{write}");
+            let read = format!("ld.acquire.{scope}{space}.u32 %r3, [%in+128]");
+            assert_eq!(handshake(release, &read), !fine, "{read}");
+            // By themselves, relaxed accesses order nothing, but do not race with each other either.
+            let body = format!(
+                "mov.u32 %r1, %ctaid.x; mov.u32 %r2, 3; st.relaxed.{scope}{space}.u32 [%in], %r2;
+                 ld.relaxed.{scope}{space}.u32 %r3, [%in]; mul.wide.u32 %d1, %r1, 4; add.u64 %d1, %out, %d1;
+                 st.global.u32 [%d1], %r3;"
+            );
+            for seed in 0..3 {
+                let quiet = fault(&body, &Shape::threads(1).blocks(3), seed).is_ok();
+                assert_eq!(quiet, fine, "{body}");
+            }
+        }
+    }
+}

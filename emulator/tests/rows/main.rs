@@ -416,3 +416,4 @@ fn addresses_know_their_space() {
 mod atomics;
 mod collectives;
 mod copies;
+mod moves;
