@@ -12,9 +12,10 @@ use common::{device, in_parallel, seeds};
 use half::{bf16, f16};
 use infer_kernels::DType;
 use infer_kernels::gemm::GemmProblem;
-use infer_kernels::int4::{Codes, Int4Plan, Int4Problem};
-use rand::SeedableRng;
+use infer_kernels::int4::load::{Gptq, GptqVersion};
+use infer_kernels::int4::{Codes, Int4Args, Int4Plan, Int4Problem};
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 /// An error and what it came from.
 fn chain(error: &dyn std::error::Error) -> String {
@@ -94,5 +95,57 @@ fn every_group_of_a_tile_has_its_own_zero_points() {
         let x = Matrix::<f16>::random(rng, [256, 256], 8);
         let problem = Int4Problem::of(&w, 256);
         Case::plain(problem, x, w).check(&device).unwrap();
+    }
+}
+
+/// GPTQ's act-order: rows of a group lie anywhere, and columns of `x` follow them.
+#[test]
+fn rows_in_an_order_of_their_own_meet_their_columns() {
+    let (m, n, k) = (3, 16, 64);
+    let rng = &mut StdRng::seed_from_u64(9);
+    let mut number = || f16::from_f32(rng.random_range(-1.0..1.0));
+    let x: Vec<f16> = (0..m * k).map(|_| number()).collect();
+    let scales: Vec<f16> = (0..2 * n).map(|_| number()).collect();
+    let qweight: Vec<i32> = (0..k / 8 * n).map(|_| rng.random()).collect();
+    let g_idx: Vec<i32> = (0..k as i32).map(|row| row * 7 % 2).collect();
+    let w = Gptq {
+        k,
+        n,
+        group: Some(32),
+        qweight: &qweight,
+        qzeros: &vec![0x8888_8888_u32 as i32; 2 * n / 8],
+        scales: &scales,
+        g_idx: Some(&g_idx),
+        version: GptqVersion::V2,
+    };
+    let w = w.pack().unwrap();
+    let order = w.order().expect("groups alternate");
+    let columns = |row: &[f16]| order.iter().map(|&at| row[at as usize]).collect::<Vec<_>>();
+    let ordered: Vec<f16> = x.chunks(k).flat_map(columns).collect();
+
+    let device = device();
+    let stream = device.stream();
+    let plan = Int4Plan::new(&device, &Int4Problem::of(&w, m).ordered(true)).unwrap();
+    let (ordered, packed) = (stream.upload(&ordered).unwrap(), w.upload(&stream).unwrap());
+    let mut y = stream.alloc::<f16>(m * n).unwrap();
+    let mut workspace = stream.alloc::<f32>(plan.workspace_elements()).unwrap();
+    let args = Int4Args {
+        workspace: Some(workspace.tensor_mut([plan.workspace_elements()]).unwrap()),
+        ..Int4Args::new(
+            ordered.tensor([m, k]).unwrap(),
+            packed.tensors(),
+            y.tensor_mut([m, n]).unwrap(),
+        )
+    };
+    plan.run(&stream, args).unwrap();
+    let (y, w) = (y.download().unwrap(), w.dequantize());
+    for (at, got) in y.iter().enumerate() {
+        let terms = (0..k).map(|i| x[at / n * k + i].to_f64() * f64::from(w[i * n + at % n]));
+        let (exact, size) = terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs()));
+        let bound = size / 500.0 + exact.abs() / 1000.0;
+        assert!(
+            (got.to_f64() - exact).abs() <= bound,
+            "{at}: {got}, not {exact}"
+        );
     }
 }

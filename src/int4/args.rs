@@ -154,6 +154,13 @@ fn packed<'a>(
     let mut vector = |name, tensor, dtype, elements| -> Result<u64, OperandError> {
         inputs.aligned_vector(name, tensor, dtype, elements)
     };
+    if problem.ordered != w.ordered {
+        return Err(Int4Error::Order {
+            tensor: codes,
+            expected: problem.ordered,
+            got: w.ordered,
+        });
+    }
     let expected = problem.meaning == Codes::ZeroPoints;
     if expected != w.zeros.is_some() {
         return Err(Int4Error::Zeros {

@@ -156,6 +156,21 @@ pub enum Int4Error {
         /// Whether some were given.
         got: bool,
     },
+    /// Rows of the weights are in another order than columns of `x`, so that sums would be of the
+    /// wrong pairs.
+    #[error(
+        "{tensor}: the plan says that x {} the weights' order, and the weights {}; see Int4Weight::order",
+        if *expected { "is in" } else { "is not in" },
+        if *got { "have one" } else { "have none" }
+    )]
+    Order {
+        /// Of which weights.
+        tensor: &'static str,
+        /// Whether the plan is for columns in the weights' order.
+        expected: bool,
+        /// Whether the weights have one.
+        got: bool,
+    },
     /// What any matrix product can be refused for.
     #[error(transparent)]
     Product(GemmError),

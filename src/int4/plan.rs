@@ -81,6 +81,7 @@ impl Int4Plan {
     /// # Errors
     /// [`Int4Error::Operand`] for an operand of another type, shape, stride, alignment, device or
     /// stream than the plan and the kernel call for, or one that overlaps an output;
+    /// [`Int4Error::Order`] if plan and weights disagree on the order of rows;
     /// [`Int4Error::Zeros`] for zero points where there should be none, or none where there should
     /// be; [`Int4Error::Product`] with [`GemmError::Rows`], [`GemmError::Gate`],
     /// [`GemmError::BiasUp`], [`GemmError::ResidualInPlace`], [`GemmError::Workspace`] as they say;
@@ -128,6 +129,7 @@ impl fmt::Display for Int4Plan {
             product,
             group,
             meaning,
+            ordered,
         } = &self.problem;
         let entry = self.kernel.entry();
         writeln!(
@@ -137,10 +139,15 @@ impl fmt::Display for Int4Plan {
         )?;
         writeln!(
             f,
-            "  at most {} by {} by {}, 4 bits {meaning} in groups of {group}, {} to {}, {:?}{}{}",
+            "  at most {} by {} by {}, 4 bits {meaning} in groups of {group}{}, {} to {}, {:?}{}{}",
             product.max_m,
             product.n,
             product.k,
+            if *ordered {
+                ", in an order of their own"
+            } else {
+                ""
+            },
             product.dtype,
             product.out,
             product.activation,

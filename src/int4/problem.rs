@@ -18,6 +18,9 @@ pub struct Int4Problem {
     pub group: usize,
     /// What codes stand for.
     pub meaning: Codes,
+    /// Whether columns of `x` stand in the order of the weights' rows, which is not the model's:
+    /// column `i` is the model's column `order[i]`, with the weights' [`Int4Weight::order`].
+    pub ordered: bool,
 }
 
 impl Int4Problem {
@@ -27,7 +30,15 @@ impl Int4Problem {
             product,
             group,
             meaning,
+            ordered: false,
         }
+    }
+
+    /// With [`Int4Problem::ordered`] set.
+    #[must_use]
+    pub fn ordered(mut self, ordered: bool) -> Self {
+        self.ordered = ordered;
+        self
     }
 
     /// `y = x·W` for up to `max_m` rows of `x`, of the scales' type.

@@ -19,6 +19,8 @@ pub struct Int4Tensors<'a> {
     pub scales: Tensor<'a, 1>,
     /// `[zero_words]` of `u32`, exactly if codes have zero points.
     pub zeros: Option<Tensor<'a, 1>>,
+    /// Whether rows are in another order than the model's: see [`Int4Problem::ordered`](super::Int4Problem::ordered).
+    pub ordered: bool,
 }
 
 /// Packed weights on a device.
@@ -29,6 +31,7 @@ pub struct Int4Buffers {
     codes: Buffer<u32>,
     scales: Scales,
     zeros: Buffer<u32>,
+    ordered: bool,
 }
 
 #[derive(Debug)]
@@ -39,7 +42,7 @@ enum Scales {
 
 impl Int4Weight {
     /// Copies codes, scales and zero points to the device. The order of rows, where there is one,
-    /// is not copied: see [`Int4Weight::order`].
+    /// is only noted: see [`Int4Problem::ordered`](super::Int4Problem::ordered).
     ///
     /// # Errors
     /// As for [`Stream::alloc`].
@@ -57,6 +60,7 @@ impl Int4Weight {
                 _ => Scales::Bf16(stream.upload(&scales(bits, bf16::from_bits))?),
             },
             zeros: stream.upload(self.zeros())?,
+            ordered: self.order().is_some(),
         })
     }
 }
@@ -84,6 +88,7 @@ impl Int4Buffers {
                 Codes::Symmetric => None,
                 Codes::ZeroPoints => Some(whole(&self.zeros)),
             },
+            ordered: self.ordered,
         }
     }
 }

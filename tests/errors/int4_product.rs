@@ -154,6 +154,25 @@ fn zero_points_where_there_should_be_none() {
 }
 
 #[test]
+fn weights_whose_rows_are_in_another_order() {
+    let mut setup = Setup::new();
+    let told = setup.told(|args, _, _| args.w.ordered = true);
+    assert_eq!(
+        told,
+        "w codes: the plan says that x is not in the weights' order, and the weights have one; see Int4Weight::order"
+    );
+    let refusal = setup.result(&Setup::problem().ordered(true), |_, _, _| ());
+    assert!(matches!(
+        refusal,
+        Err(Int4Error::Order {
+            tensor: "w codes",
+            expected: true,
+            got: false
+        })
+    ));
+}
+
+#[test]
 fn weights_of_another_shape_or_type() {
     let mut setup = Setup::new();
     let told = setup.told(|args, [_, of_f16], _| args.w = of_f16.tensors());
