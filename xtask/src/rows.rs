@@ -130,6 +130,21 @@ const EQUIVALENT: &[(&str, &str, &str)] = &[
         ": flag ftz",
         "no integer is a subnormal number",
     ),
+    (
+        "ld.<space>",
+        ": scope as",
+        "shared memory belongs to one block, which every scope holds",
+    ),
+    (
+        "st.<space>",
+        ": scope as",
+        "shared memory belongs to one block, which every scope holds",
+    ),
+    (
+        "ldu",
+        ": space as global",
+        "reads nothing else, and its generic addresses are the same",
+    ),
     ("prefetch", ": address 16 off", "a hint"),
     ("prefetch", ": skipped", "a hint"),
     ("prefetch", ": a lane left out", "a hint"),
