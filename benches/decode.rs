@@ -1,11 +1,10 @@
 //! Decode: kernel times on a GPU; without one, what the host itself does, and what no GPU can beat.
-//!
-//! An emulated run is never timed as if it were a GPU's: criterion's figures would be mistaken for
-//! one.
+
+mod common;
 
 use std::hint::black_box;
-use std::time::Duration;
 
+use common::{bounds, bounds_of, on_what_there_is, timed};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
 use infer_kernels::attention::decode::{DecodeArgs, DecodePlan, DecodeProblem};
@@ -77,6 +76,12 @@ impl Layer {
     fn seen(&self, keys: usize) -> usize {
         let window = self.problem(1).attention().window.left;
         window.map_or(keys, |left| keys.min(left + self.queries))
+    }
+
+    /// Two products, each a multiplication and an addition.
+    fn flops(&self, batch: usize, keys: usize) -> f64 {
+        let HeadShape { query, dim, .. } = self.heads;
+        (4 * dim * query * self.queries * batch * self.seen(keys)) as f64
     }
 }
 
@@ -158,17 +163,6 @@ impl Prepared {
         self.plan.run(&self.stream, args).unwrap();
     }
 
-    /// `n` runs, waited for once: the time of the GPU, unless launching takes longer.
-    fn timed(&mut self, n: u64) -> Duration {
-        self.stream.synchronize().unwrap();
-        let timer = std::time::Instant::now();
-        for _ in 0..n {
-            self.run();
-        }
-        self.stream.synchronize().unwrap();
-        timer.elapsed()
-    }
-
     fn bytes(&self, layer: &Layer, keys: usize) -> u128 {
         let batch = self.plan.problem().attention().batch;
         self.plan.operand_bytes(self.rows, batch * layer.seen(keys))
@@ -183,7 +177,8 @@ fn on_the_gpu(c: &mut Criterion, device: &Device) {
             let mut prepared = Prepared::new(device, layer, batch, keys, 3);
             group.throughput(Throughput::Bytes(prepared.bytes(layer, keys) as u64));
             group.bench_function(format!("{batch} x {keys}"), |bencher| {
-                bencher.iter_custom(|n| prepared.timed(n));
+                let stream = prepared.stream.clone();
+                bencher.iter_custom(|n| timed(&stream, n, || prepared.run()));
             });
         }
         group.finish();
@@ -206,47 +201,26 @@ fn on_the_host(c: &mut Criterion, device: &Device) {
     group.finish();
 }
 
-/// What data sheets promise: name, GB/s of memory.
-const GPUS: [(&str, f64); 3] = [
-    ("A100 SXM 80GB", 2039.0),
-    ("RTX 4090", 1008.0),
-    ("H100 SXM", 3350.0),
-];
-
 /// The time below which no kernel can be, by its operands' bytes.
 fn speed_of_light(device: &Device) {
-    eprintln!("\nspeed of light, in µs: bounds by data sheets, nothing measured");
-    eprint!("{:>12} {:>9}", "sequences", "MB");
-    GPUS.iter().for_each(|(name, ..)| eprint!(" {name:>14}"));
-    eprintln!("  layer, entry");
+    bounds_of("sequences", "layer, entry");
     for layer in &LAYERS {
         for (batch, keys) in BATCHES {
             let plan = DecodePlan::new(device, &layer.problem(batch)).unwrap();
             let bytes = plan.operand_bytes(batch * layer.queries, batch * layer.seen(keys)) as f64;
-            eprint!("{:>12} {:>9.1}", format!("{batch} x {keys}"), bytes / 1e6);
-            for (_, memory) in GPUS {
-                eprint!(" {:>14.1}", bytes / memory / 1e3);
-            }
-            eprintln!("  {}, {}", layer.name, plan.entry());
+            let about = format!("{}, {}", layer.name, plan.entry());
+            bounds(
+                format!("{batch} x {keys}"),
+                layer.flops(batch, keys),
+                bytes,
+                &about,
+            );
         }
     }
-    eprintln!();
 }
 
 fn benches(c: &mut Criterion) {
-    let device = match Device::require_gpu() {
-        Ok(device) => {
-            on_the_gpu(c, &device);
-            device
-        }
-        Err(reason) => {
-            eprintln!("{reason}: no kernel is timed, only what the host does");
-            let device = Device::emulator(Default::default());
-            speed_of_light(&device);
-            device
-        }
-    };
-    on_the_host(c, &device);
+    on_what_there_is(c, on_the_gpu, speed_of_light, on_the_host);
 }
 
 criterion_group!(decode, benches);

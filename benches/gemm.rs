@@ -1,12 +1,11 @@
 //! Matrix products: kernel times on a GPU; without one, what the host itself does, and what no GPU can
 //! beat.
-//!
-//! An emulated run is never timed as if it were a GPU's: criterion's figures would be mistaken for
-//! one.
+
+mod common;
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
 
+use common::{bounds, bounds_of, on_what_there_is, timed};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
 use infer_kernels::gemm::{Activation, GemmArgs, GemmPlan, GemmProblem};
@@ -129,17 +128,6 @@ impl Prepared {
         };
         self.plan.run(&self.stream, args).unwrap();
     }
-
-    /// `n` launches, waited for once: the time of the GPU, unless launching takes longer.
-    fn timed(&mut self, n: u64) -> Duration {
-        self.stream.synchronize().unwrap();
-        let timer = Instant::now();
-        for _ in 0..n {
-            self.run();
-        }
-        self.stream.synchronize().unwrap();
-        timer.elapsed()
-    }
 }
 
 fn on_the_gpu(c: &mut Criterion, device: &Device) {
@@ -150,7 +138,8 @@ fn on_the_gpu(c: &mut Criterion, device: &Device) {
             let mut prepared = Prepared::new(device, layer, m, m, 4);
             group.throughput(Throughput::Elements(layer.flops(m)));
             group.bench_function(format!("{m} rows"), |bencher| {
-                bencher.iter_custom(|n| prepared.timed(n));
+                let stream = prepared.stream.clone();
+                bencher.iter_custom(|n| timed(&stream, n, || prepared.run()));
             });
         }
         group.finish();
@@ -178,48 +167,21 @@ fn on_the_host(c: &mut Criterion, device: &Device) {
     group.finish();
 }
 
-/// What data sheets promise: name, dense 16-bit tensor TFLOP/s with f32 sums, GB/s of memory.
-const GPUS: [(&str, f64, f64); 3] = [
-    ("A100 SXM 80GB", 312.0, 2039.0),
-    ("RTX 4090", 165.2, 1008.0),
-    ("H100 SXM", 989.4, 3350.0),
-];
-
 /// The time below which no kernel can be, by its tensor operations and its operands' bytes.
 fn speed_of_light(device: &Device) {
-    eprintln!("\nspeed of light, in µs: bounds by data sheets, nothing measured");
-    eprint!("{:>6} {:>9} {:>9}", "rows", "GFLOP", "MB");
-    GPUS.iter().for_each(|(name, ..)| eprint!(" {name:>14}"));
-    eprintln!("  layer, entry");
+    bounds_of("rows", "layer, entry");
     for layer in &LAYERS {
         for m in ROWS {
             let plan = GemmPlan::new(device, &layer.problem(m)).unwrap();
             let (flops, bytes) = (layer.flops(m) as f64, layer.bytes(m) as f64);
-            eprint!("{m:>6} {:>9.1} {:>9.1}", flops / 1e9, bytes / 1e6);
-            for (_, tensor, memory) in GPUS {
-                let micros = (flops / tensor / 1e6).max(bytes / memory / 1e3);
-                eprint!(" {micros:>14.1}");
-            }
-            eprintln!("  {}, {}", layer.name, plan.entry());
+            let about = format!("{}, {}", layer.name, plan.entry());
+            bounds(m, flops, bytes, &about);
         }
     }
-    eprintln!();
 }
 
 fn benches(c: &mut Criterion) {
-    let device = match Device::require_gpu() {
-        Ok(device) => {
-            on_the_gpu(c, &device);
-            device
-        }
-        Err(reason) => {
-            eprintln!("{reason}: no kernel is timed, only what the host does");
-            let device = Device::emulator(Default::default());
-            speed_of_light(&device);
-            device
-        }
-    };
-    on_the_host(c, &device);
+    on_what_there_is(c, on_the_gpu, speed_of_light, on_the_host);
 }
 
 criterion_group!(gemm, benches);

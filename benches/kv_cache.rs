@@ -1,11 +1,10 @@
 //! KV cache: kernel times on a GPU; without one, what the host itself does, and what no GPU can beat.
-//!
-//! An emulated run is never timed as if it were a GPU's: criterion's figures would be mistaken for
-//! one.
+
+mod common;
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
 
+use common::{bounds, bounds_of, on_what_there_is, timed};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
 use infer_kernels::attention::SeqLens;
@@ -273,17 +272,6 @@ impl<'l> Prepared<'l> {
             }
         }
     }
-
-    /// `n` launches, waited for once: the time of the GPU, unless launching takes longer.
-    fn timed(&mut self, operation: Operation, n: u64) -> Duration {
-        self.stream.synchronize().unwrap();
-        let timer = Instant::now();
-        for _ in 0..n {
-            self.run(operation);
-        }
-        self.stream.synchronize().unwrap();
-        timer.elapsed()
-    }
 }
 
 fn on_the_gpu(c: &mut Criterion, device: &Device) {
@@ -295,7 +283,8 @@ fn on_the_gpu(c: &mut Criterion, device: &Device) {
             for (name, operation) in OPERATIONS {
                 group.throughput(Throughput::Bytes(prepared.bytes(operation) as u64));
                 group.bench_function(name, |bencher| {
-                    bencher.iter_custom(|n| prepared.timed(operation, n));
+                    let stream = prepared.stream.clone();
+                    bencher.iter_custom(|n| timed(&stream, n, || prepared.run(operation)));
                 });
             }
             group.finish();
@@ -320,49 +309,22 @@ fn on_the_host(c: &mut Criterion, device: &Device) {
     group.finish();
 }
 
-/// What data sheets promise: name and GB/s of memory.
-const GPUS: [(&str, f64); 3] = [
-    ("A100 SXM 80GB", 2039.0),
-    ("RTX 4090", 1008.0),
-    ("H100 SXM", 3350.0),
-];
-
 /// The time below which no kernel can be, by the bytes that it has to move.
 fn speed_of_light(device: &Device) {
-    eprintln!("\nspeed of light, in µs: bounds by data sheets, nothing measured");
-    eprint!("{:>8} {:>9}", "tokens", "MB");
-    GPUS.iter().for_each(|(name, _)| eprint!(" {name:>14}"));
-    eprintln!("  operation, layer");
+    bounds_of("tokens", "operation, layer");
     for layer in &LAYERS {
         for tokens in TOKENS {
             let prepared = Prepared::new(device, layer, tokens);
             for (name, operation) in OPERATIONS {
-                let bytes = prepared.bytes(operation) as f64;
-                eprint!("{tokens:>8} {:>9.2}", bytes / 1e6);
-                for (_, memory) in GPUS {
-                    eprint!(" {:>14.2}", bytes / memory / 1e3);
-                }
-                eprintln!("  {name}, {}", layer.name);
+                let about = format!("{name}, {}", layer.name);
+                bounds(tokens, 0.0, prepared.bytes(operation) as f64, &about);
             }
         }
     }
-    eprintln!();
 }
 
 fn benches(c: &mut Criterion) {
-    let device = match Device::require_gpu() {
-        Ok(device) => {
-            on_the_gpu(c, &device);
-            device
-        }
-        Err(reason) => {
-            eprintln!("{reason}: no kernel is timed, only what the host does");
-            let device = Device::emulator(Default::default());
-            speed_of_light(&device);
-            device
-        }
-    };
-    on_the_host(c, &device);
+    on_what_there_is(c, on_the_gpu, speed_of_light, on_the_host);
 }
 
 criterion_group!(kv_cache, benches);

@@ -1,12 +1,11 @@
 //! Mixtures of experts: times of whole layers on a GPU; without one, what the host itself does, and
 //! what no GPU can beat.
-//!
-//! An emulated run is never timed as if it were a GPU's: criterion's figures would be mistaken for
-//! one.
+
+mod common;
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
 
+use common::{bounds, bounds_of, on_what_there_is, timed};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
 use infer_kernels::moe::{MoeArgs, MoePlan, MoeProblem, Routing, Scoring};
@@ -128,17 +127,6 @@ impl Prepared {
         };
         self.plan.run(&self.stream, args).unwrap();
     }
-
-    /// `n` layers, waited for once: the time of the GPU, unless launching takes longer.
-    fn timed(&mut self, n: u64) -> Duration {
-        self.stream.synchronize().unwrap();
-        let timer = Instant::now();
-        for _ in 0..n {
-            self.run();
-        }
-        self.stream.synchronize().unwrap();
-        timer.elapsed()
-    }
 }
 
 fn on_the_gpu(c: &mut Criterion, device: &Device) {
@@ -149,7 +137,8 @@ fn on_the_gpu(c: &mut Criterion, device: &Device) {
             let mut prepared = Prepared::new(device, &layer.problem(tokens), tokens);
             group.throughput(Throughput::Elements(layer.flops(tokens)));
             group.bench_function(format!("{tokens} tokens"), |bencher| {
-                bencher.iter_custom(|n| prepared.timed(n));
+                let stream = prepared.stream.clone();
+                bencher.iter_custom(|n| timed(&stream, n, || prepared.run()));
             });
         }
         group.finish();
@@ -168,46 +157,19 @@ fn on_the_host(c: &mut Criterion, device: &Device) {
     group.finish();
 }
 
-/// What data sheets promise: name, dense 16-bit tensor TFLOP/s with f32 sums, GB/s of memory.
-const GPUS: [(&str, f64, f64); 3] = [
-    ("A100 SXM 80GB", 312.0, 2039.0),
-    ("RTX 4090", 165.2, 1008.0),
-    ("H100 SXM", 989.4, 3350.0),
-];
-
 /// The time below which no layer can be, by its tensor operations and its operands' bytes.
-fn speed_of_light() {
-    eprintln!("\nspeed of light, in µs: bounds by data sheets, nothing measured");
-    eprint!("{:>6} {:>9} {:>9}", "tokens", "GFLOP", "MB");
-    GPUS.iter().for_each(|(name, ..)| eprint!(" {name:>14}"));
-    eprintln!("  layer");
+fn speed_of_light(_: &Device) {
+    bounds_of("tokens", "layer");
     for layer in &LAYERS {
         for tokens in TOKENS {
             let (flops, bytes) = (layer.flops(tokens) as f64, layer.bytes(tokens));
-            eprint!("{tokens:>6} {:>9.1} {:>9.1}", flops / 1e9, bytes / 1e6);
-            for (_, tensor, memory) in GPUS {
-                let micros = (flops / tensor / 1e6).max(bytes / memory / 1e3);
-                eprint!(" {micros:>14.1}");
-            }
-            eprintln!("  {}", layer.name);
+            bounds(tokens, flops, bytes, layer.name);
         }
     }
-    eprintln!();
 }
 
 fn benches(c: &mut Criterion) {
-    let device = match Device::require_gpu() {
-        Ok(device) => {
-            on_the_gpu(c, &device);
-            device
-        }
-        Err(reason) => {
-            eprintln!("{reason}: no kernel is timed, only what the host does");
-            speed_of_light();
-            Device::emulator(Default::default())
-        }
-    };
-    on_the_host(c, &device);
+    on_what_there_is(c, on_the_gpu, speed_of_light, on_the_host);
 }
 
 criterion_group!(moe, benches);

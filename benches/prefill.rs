@@ -1,11 +1,10 @@
 //! Prefill: kernel times on a GPU; without one, what the host itself does, and what no GPU can beat.
-//!
-//! An emulated run is never timed as if it were a GPU's: criterion's figures would be mistaken for
-//! one.
+
+mod common;
 
 use std::hint::black_box;
-use std::time::Duration;
 
+use common::{bounds, bounds_of, on_what_there_is, timed};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
 use infer_kernels::attention::SeqLens;
@@ -191,31 +190,6 @@ impl Prepared {
         }
         self.plan.run(&self.stream, args).unwrap();
     }
-
-    /// The GPU's time for `n` launches, between two of its events.
-    #[cfg(feature = "cudarc")]
-    fn timed(&mut self, n: u64) -> Duration {
-        use infer_kernels::cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT;
-        let stream = self.stream.as_cudarc().expect("a GPU, by cudarc").clone();
-        let begin = stream.record_event(Some(CU_EVENT_DEFAULT)).unwrap();
-        for _ in 0..n {
-            self.run();
-        }
-        let end = stream.record_event(Some(CU_EVENT_DEFAULT)).unwrap();
-        Duration::from_secs_f64(f64::from(begin.elapsed_ms(&end).unwrap()) / 1e3)
-    }
-
-    /// `n` launches, waited for once: the time of the GPU, unless launching takes longer.
-    #[cfg(not(feature = "cudarc"))]
-    fn timed(&mut self, n: u64) -> Duration {
-        self.stream.synchronize().unwrap();
-        let timer = std::time::Instant::now();
-        for _ in 0..n {
-            self.run();
-        }
-        self.stream.synchronize().unwrap();
-        timer.elapsed()
-    }
 }
 
 fn on_the_gpu(c: &mut Criterion, device: &Device) {
@@ -226,7 +200,8 @@ fn on_the_gpu(c: &mut Criterion, device: &Device) {
             let mut prepared = Prepared::new(device, layer, lengths, 4);
             group.throughput(Throughput::Elements(layer.flops(lengths)));
             group.bench_function(format!("{} x {}", lengths.len(), lengths[0]), |bencher| {
-                bencher.iter_custom(|n| prepared.timed(n));
+                let stream = prepared.stream.clone();
+                bencher.iter_custom(|n| timed(&stream, n, || prepared.run()));
             });
         }
         group.finish();
@@ -250,51 +225,23 @@ fn on_the_host(c: &mut Criterion, device: &Device) {
     }
 }
 
-/// What data sheets promise: name, dense 16-bit tensor TFLOP/s with f32 sums, GB/s of memory.
-const GPUS: [(&str, f64, f64); 3] = [
-    ("A100 SXM 80GB", 312.0, 2039.0),
-    ("RTX 4090", 165.2, 1008.0),
-    ("H100 SXM", 989.4, 3350.0),
-];
-
 /// The time below which no kernel can be, by its tensor operations and its operands' bytes.
 fn speed_of_light(device: &Device) {
-    eprintln!("\nspeed of light, in µs: bounds by data sheets, nothing measured");
-    eprint!("{:>10} {:>9} {:>9}", "prompts", "GFLOP", "MB");
-    GPUS.iter().for_each(|(name, ..)| eprint!(" {name:>14}"));
-    eprintln!("  layer, entry");
+    bounds_of("prompts", "layer, entry");
     for layer in &LAYERS {
         for lengths in BATCHES {
             let plan = PrefillPlan::new(device, &layer.problem(lengths)).unwrap();
             let tokens = lengths.iter().sum();
-            let flops = layer.flops(lengths) as f64;
             let bytes = plan.operand_bytes(tokens, tokens) as f64;
             let prompts = format!("{} x {}", lengths.len(), lengths[0]);
-            eprint!("{prompts:>10} {:>9.1} {:>9.1}", flops / 1e9, bytes / 1e6);
-            for (_, tensor, memory) in GPUS {
-                let micros = (flops / tensor / 1e6).max(bytes / memory / 1e3);
-                eprint!(" {micros:>14.1}");
-            }
-            eprintln!("  {}, {}", layer.name, plan.entry());
+            let about = format!("{}, {}", layer.name, plan.entry());
+            bounds(prompts, layer.flops(lengths) as f64, bytes, &about);
         }
     }
-    eprintln!();
 }
 
 fn benches(c: &mut Criterion) {
-    let device = match Device::require_gpu() {
-        Ok(device) => {
-            on_the_gpu(c, &device);
-            device
-        }
-        Err(reason) => {
-            eprintln!("{reason}: no kernel is timed, only what the host does");
-            let device = Device::emulator(Default::default());
-            speed_of_light(&device);
-            device
-        }
-    };
-    on_the_host(c, &device);
+    on_what_there_is(c, on_the_gpu, speed_of_light, on_the_host);
 }
 
 criterion_group!(prefill, benches);

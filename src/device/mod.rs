@@ -22,6 +22,7 @@
 
 mod backend;
 mod buffer;
+mod captured;
 mod error;
 mod foreign;
 pub(crate) mod launch;

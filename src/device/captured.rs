@@ -1,0 +1,96 @@
+//! Plans running inside a graph, where addresses outlive the borrows of the operands.
+
+use super::Stream;
+use crate::attention::decode::{DecodeArgs, DecodeError, DecodePlan};
+use crate::attention::merge::{MergeArgs, MergeError, MergePlan};
+use crate::attention::prefill::{PrefillArgs, PrefillError, PrefillPlan};
+use crate::gemm::{GemmArgs, GemmError, GemmPlan};
+use crate::int4::{Int4Args, Int4Error, Int4Plan};
+use crate::kv::{
+    AppendArgs, AppendPlan, CopyArgs, CopyPlan, GatherArgs, GatherPlan, KvError, MlaAppendArgs,
+    MlaAppendPlan,
+};
+use crate::moe::{MoeArgs, MoeError, MoePlan};
+
+/// Gives a plan `run_captured`: binds the operands, and records the launches in this order.
+macro_rules! captured {
+    (
+        $(#[$note:meta])*
+        $plan:ident($args:ident) -> $error:ident:
+        |$this:ident, $stream:ident, $operands:ident| $bind:expr => $bound:ident: $($launches:expr),+
+    ) => {
+        /// Running inside a graph, where the addresses outlive the borrows.
+        impl $plan {
+            #[doc = concat!("As [`", stringify!($plan), "::run`], also on a stream that is recording a graph.")]
+            $(#[$note])*
+            ///
+            /// # Errors
+            #[doc = concat!("As for [`", stringify!($plan), "::run`].")]
+            ///
+            /// # Safety
+            /// Until the last replay of a graph that this is recorded into has finished: no operand is
+            /// freed, and none is used in a way that is not ordered with the replays. The device and
+            /// this plan's handle of it stay alive as long.
+            pub unsafe fn run_captured(
+                &self,
+                stream: &Stream,
+                args: $args<'_>,
+            ) -> Result<(), $error> {
+                let ($this, $stream, $operands) = (self, stream, args);
+                let $bound = $bind?;
+                $(for launch in $launches {
+                    // SAFETY: What the operands must keep for replays is what the caller promises.
+                    unsafe { Stream::enqueue_captured(&launch) }?;
+                })+
+                Ok(())
+            }
+        }
+    };
+}
+
+captured! {
+    PrefillPlan(PrefillArgs) -> PrefillError:
+    |plan, stream, args| plan.bind(stream, args) => bound: [bound]
+}
+captured! {
+    /// Replays may have other lengths, page tables and keys in the same memory.
+    DecodePlan(DecodeArgs) -> DecodeError:
+    |plan, stream, args| plan.bind(stream, args) => bound: [bound.shares()], bound.merge().into_iter()
+}
+captured! {
+    GemmPlan(GemmArgs) -> GemmError:
+    |plan, stream, args| plan.bind(stream, args) => bound: [bound.product()], bound.sums().into_iter()
+}
+captured! {
+    Int4Plan(Int4Args) -> Int4Error:
+    |plan, stream, args| plan.bind(stream, args) => bound: [bound.product()], bound.sums().into_iter()
+}
+captured! {
+    MoePlan(MoeArgs) -> MoeError:
+    |plan, stream, args| plan.bind(stream, &args) => launches: launches
+}
+captured! {
+    /// The number of tokens is recorded; slots and positions are read by each replay.
+    AppendPlan(AppendArgs) -> KvError:
+    |plan, stream, args| plan.bind(stream, &args) => bound: [bound]
+}
+captured! {
+    /// The number of tokens is recorded; slots and positions are read by each replay.
+    MlaAppendPlan(MlaAppendArgs) -> KvError:
+    |plan, stream, args| plan.bind(stream, &args) => bound: [bound]
+}
+captured! {
+    /// The number of pairs is recorded, the pairs are read by each replay: fill up with pairs of
+    /// equal ids.
+    CopyPlan(CopyArgs) -> KvError:
+    |plan, stream, args| plan.bind(stream, &args) => bound: [bound]
+}
+captured! {
+    /// Offsets and pages are read by each replay.
+    GatherPlan(GatherArgs) -> KvError:
+    |plan, stream, args| plan.bind(stream, &args) => bound: [bound]
+}
+captured! {
+    MergePlan(MergeArgs) -> MergeError:
+    |plan, stream, args| plan.bind(stream, &args) => bound: [bound]
+}
