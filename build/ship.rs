@@ -7,7 +7,8 @@
 //! - nvcc's line information nests: an instruction of a helper that was inlined into a helper
 //!   names that one, which names the next. The assemblers of CUDA 11.8 and 12.0 crash on that for
 //!   sm_90. The shipped text has one level: the line itself and, where that line belongs to
-//!   `cuda/common/` or the toolkit, the line of the kernel that it was inlined into.
+//!   `cuda/common/`, the line of the kernel that it was inlined into. What only spells an instruction
+//!   is passed over: its user's line says more, and a tenth of the text would be such names.
 //! - nvcc remarks which bytes of a load are used, in a pragma that older versions do not know.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +18,7 @@ use super::Result;
 use super::declaration::{Compiler, Declaration};
 
 /// Counts the changes to what this file makes of nvcc's text: part of every entry's fingerprint.
-pub const FORMAT: &str = "2";
+pub const FORMAT: &str = "3";
 
 /// Where a text comes from.
 pub struct Origin<'a> {
@@ -148,21 +149,41 @@ impl<'a> Tables<'a> {
         *text += "\t}\n";
     }
 
+    fn path(&self, file: u32) -> &str {
+        self.files.get(&file).map_or("", |path| path.as_str())
+    }
+
     /// Whether a file serves many kernels, so that a line in it does not tell what a kernel does.
     fn shared(&self, file: u32) -> bool {
-        let path = self.files.get(&file).map_or("", |path| path.as_str());
-        path.starts_with("cuda/common/") || path.starts_with('<')
+        self.path(file).starts_with("cuda/common/") || self.spelling(file)
+    }
+
+    /// Whether the functions of a file stand for an instruction or two.
+    fn spelling(&self, file: u32) -> bool {
+        const SPELLINGS: [&str; 6] = [
+            "<",
+            "cuda/common/fragment.cuh",
+            "cuda/common/half2.cuh",
+            "cuda/common/ptx.cuh",
+            "cuda/common/ptx_",
+            "cuda/common/unroll.cuh",
+        ];
+        let path = self.path(file);
+        SPELLINGS.iter().any(|start| path.starts_with(start))
     }
 }
 
 /// File, line and column.
 type Place = [u32; 3];
 
+/// Calls of inlined functions that are followed outwards.
+const DEPTH: usize = 64;
+
 /// Follows the `.loc` directives of a text.
 struct LineInfo<'a> {
     tables: &'a Tables<'a>,
-    /// Where the code of a place was inlined, as last said.
-    callers: BTreeMap<Place, Place>,
+    /// Where the code of a place was inlined and the function it belongs to, as last said.
+    callers: BTreeMap<Place, (Place, &'a str)>,
     /// The last directive, with the function it names: only the last before an instruction counts.
     pending: Option<(Place, &'a str)>,
     /// The last directive that was written.
@@ -192,16 +213,18 @@ impl<'a> LineInfo<'a> {
         let function = parts
             .next()
             .and_then(|p| p.trim().strip_prefix("function_name "));
+        let function = match function {
+            Some(label) => *self.tables.functions.get_key_value(label)?.0,
+            None => "",
+        };
         match parts
             .next()
             .and_then(|p| p.trim().strip_prefix("inlined_at "))
         {
-            Some(caller) => self.callers.insert(place, self::place(caller)?),
+            Some(caller) => self
+                .callers
+                .insert(place, (self::place(caller)?, function)),
             None => self.callers.remove(&place),
-        };
-        let function = match function {
-            Some(label) => *self.tables.functions.get_key_value(label)?.0,
-            None => "",
         };
         self.pending = Some((place, function));
         Some(())
@@ -212,6 +235,7 @@ impl<'a> LineInfo<'a> {
         let Some((place, function)) = self.pending.take() else {
             return;
         };
+        let (place, function) = self.user(place, function);
         let caller = self.kernel_line(place).filter(|_| !function.is_empty());
         if let Some(caller) = caller
             && self.plain.insert(caller)
@@ -238,15 +262,30 @@ impl<'a> LineInfo<'a> {
         }
     }
 
+    /// The place itself or, if it only spells an instruction, the nearest caller that does more.
+    fn user(&self, place: Place, function: &'a str) -> (Place, &'a str) {
+        let mut user = (place, function);
+        for _ in 0..DEPTH {
+            if !self.tables.spelling(user.0[0]) {
+                return user;
+            }
+            let Some((caller, _)) = self.callers.get(&user.0) else {
+                break;
+            };
+            let function = self.callers.get(caller).map_or("", |(_, function)| function);
+            user = (*caller, function);
+        }
+        (place, function)
+    }
+
     /// The nearest caller outside shared code, for a place inside it.
     fn kernel_line(&self, mut place: Place) -> Option<Place> {
-        const DEPTH: usize = 64;
         let shared = |place: Place| self.tables.shared(place[0]);
         if !shared(place) {
             return None;
         }
         for _ in 0..DEPTH {
-            place = *self.callers.get(&place)?;
+            place = self.callers.get(&place)?.0;
             if !shared(place) {
                 return Some(place);
             }

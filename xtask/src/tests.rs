@@ -232,6 +232,9 @@ const RAW: &str = "//
 \t// begin inline asm
 \tnop;
 \t// end inline asm
+\t.loc\t1 10 3
+\t.loc\t2 41 3, function_name $L__info_string0, inlined_at 1 10 3
+\tadd.u32 \t%r1, %r1, 1;
 \t.pragma \"used_bytes_mask 15\";
 \t.loc\t1 20 3, function_name $L__info_string2, inlined_at 1 11 3
 \tret;
@@ -243,10 +246,10 @@ const RAW: &str = "//
 \t.section\t.debug_str
 \t{
 $L__info_string0:
-.b8 97,0
-$L__info_string1:
 .b8 95,73,78,84,69,82,78,65,76,95,102,100,99,56
 .b8 51,97,52,100,95,98,0
+$L__info_string1:
+.b8 97,0
 $L__info_string2:
 .b8 99,0
 
@@ -273,8 +276,10 @@ const SHIPPED: &str = "// toy: cuda/toys/toy.cu by nvcc 13.0.88 -O3 -lineinfo -a
 \t.reg .b32 %r<3>;
 \t.loc 1 10 3
 \tmov.u32 %r1, %tid.x;
-\t.loc 3 50 1, function_name $F1, inlined_at 1 10 3
+\t.loc 2 40 3, function_name $F0, inlined_at 1 10 3
 \tnop;
+\t.loc 2 41 3, function_name $F0, inlined_at 1 10 3
+\tadd.u32 %r1, %r1, 1;
 \t.loc 1 20 3
 \tret;
 
@@ -284,7 +289,7 @@ const SHIPPED: &str = "// toy: cuda/toys/toy.cu by nvcc 13.0.88 -O3 -lineinfo -a
 \t.file\t3 \"cuda/common/ptx.cuh\"
 \t.section\t.debug_str
 \t{
-$F1:
+$F0:
 .b8 95,73,78,84,69,82,78,65,76,95,48,48,48,48,48,48,48,48,95,98,0
 \t}
 ";
