@@ -278,7 +278,7 @@ fn fuzz(target: &str, steps: u64, runs: u64) -> Vec<Step> {
     (1..=steps).map(step).collect()
 }
 
-/// Tests of prefill through each binding of the driver's API, on several schedules of blocks and of
+/// Tests of every family through each binding of the driver's API, on several schedules of blocks and of
 /// streams.
 fn through_the_driver() -> Vec<Step> {
     let step = |test: &str, device: Option<&str>, seed: u64| Step {
@@ -309,7 +309,18 @@ fn through_the_driver() -> Vec<Step> {
             "prefill_options",
             "prefill_rivals",
             "prefill_hostile",
+            "decode_random",
+            "decode_options",
+            "decode_rivals",
+            "decode_hostile",
+            "merge_states",
+            "kv_append",
+            "kv_pages",
+            "kv_latents",
             "gemm_random",
+            "int4_random",
+            "moe_stages",
+            "moe_layer",
         ];
         let of = move |device| suite.map(|test| step(test, Some(device), seed));
         of("cudarc")
