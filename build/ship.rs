@@ -221,9 +221,7 @@ impl<'a> LineInfo<'a> {
             .next()
             .and_then(|p| p.trim().strip_prefix("inlined_at "))
         {
-            Some(caller) => self
-                .callers
-                .insert(place, (self::place(caller)?, function)),
+            Some(caller) => self.callers.insert(place, (self::place(caller)?, function)),
             None => self.callers.remove(&place),
         };
         self.pending = Some((place, function));
@@ -272,7 +270,10 @@ impl<'a> LineInfo<'a> {
             let Some((caller, _)) = self.callers.get(&user.0) else {
                 break;
             };
-            let function = self.callers.get(caller).map_or("", |(_, function)| function);
+            let function = self
+                .callers
+                .get(caller)
+                .map_or("", |(_, function)| function);
             user = (*caller, function);
         }
         (place, function)
