@@ -184,6 +184,8 @@ pub struct Mutant {
     pub line: u32,
     /// File and line of the CUDA source, where `.loc` tells.
     pub source: Option<(String, u32)>,
+    /// File and line of the call that was inlined here, where `.loc` tells.
+    pub caller: Option<(String, u32)>,
     /// The instruction as it is.
     pub before: String,
     /// The instruction instead; nothing if it is left out.
@@ -221,10 +223,11 @@ pub fn mutants(text: &str) -> Result<Vec<Mutant>, ParseError> {
         text,
         files: &module.files,
         loc: None,
+        caller: None,
         all: Vec::new(),
     };
     for Function { body, .. } in &module.functions {
-        walk.loc = None;
+        (walk.loc, walk.caller) = (None, None);
         if let Some(body) = body {
             walk.statements(body);
         }
@@ -239,6 +242,7 @@ struct Walk<'a> {
     text: &'a str,
     files: &'a [(u32, String)],
     loc: Option<(u32, u32)>,
+    caller: Option<(u32, u32)>,
     all: Vec<Mutant>,
 }
 
@@ -250,8 +254,14 @@ impl Walk<'_> {
                     self.statements(inner);
                     continue;
                 }
-                Statement::Loc { file, line, .. } => {
+                Statement::Loc {
+                    file,
+                    line,
+                    inlined_at,
+                    ..
+                } => {
                     self.loc = Some((*file, *line));
+                    self.caller = inlined_at.map(|[file, line, _]| (file, line));
                     continue;
                 }
                 Statement::Instruction(instruction) => instruction,
@@ -264,13 +274,15 @@ impl Walk<'_> {
             let mut changes = Changes::default();
             control::changes(&site, &statements[at + 1..], &mut changes);
             data::changes(&site, &mut changes);
-            let source = self.loc.map(|(file, line)| (self.file(file), line));
+            let place = |(file, line)| (self.file(file), line);
+            let (source, caller) = (self.loc.map(place), self.caller.map(place));
             for (kind, after) in changes.0 {
                 if after != site.text {
                     self.all.push(Mutant {
                         kind,
                         line: instruction.line,
                         source: source.clone(),
+                        caller: caller.clone(),
                         before: site.text.to_string(),
                         after,
                         span: span.clone(),

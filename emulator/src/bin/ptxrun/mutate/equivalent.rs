@@ -1,17 +1,27 @@
 //! Mutants that somebody has argued to compute the same.
 
+use std::fmt;
 use std::path::Path;
 
 use ptx_emulator::mutate::Mutant;
 
-/// One line of the list: `LINE: BEFORE => AFTER # REASON`.
+/// One line of the list: `PLACE: BEFORE => AFTER # REASON`.
 #[derive(Debug, PartialEq)]
 struct Rule {
-    /// Line of the PTX; nothing for any.
-    line: Option<u32>,
+    place: Place,
     before: String,
     after: String,
     reason: String,
+}
+
+#[derive(Debug, PartialEq)]
+enum Place {
+    /// `*`
+    Any,
+    /// `12`: a line of the PTX.
+    Ptx(u32),
+    /// `kernel.cuh:12`: a line of the CUDA source, or of the call that was inlined there.
+    Source(String, u32),
 }
 
 #[derive(Debug, Default)]
@@ -64,19 +74,40 @@ impl Equivalents {
         let used = |at: usize| argued.iter().any(|argued| argued.rule == at);
         let rules = self.0.iter().enumerate().filter(|(at, _)| !used(*at));
         rules
-            .map(|(_, rule)| {
-                let line = rule.line.map_or("*".to_string(), |line| line.to_string());
-                format!("{line}: {} => {}", rule.before, rule.after)
-            })
+            .map(|(_, rule)| format!("{}: {} => {}", rule.place, rule.before, rule.after))
             .collect()
     }
 }
 
 impl Rule {
     fn matches(&self, mutant: &Mutant) -> bool {
-        self.line.is_none_or(|line| line == mutant.line)
+        self.place.holds(mutant)
             && fits(&self.before, &plain(&mutant.before))
             && fits(&self.after, &plain(&mutant.after))
+    }
+}
+
+impl Place {
+    fn holds(&self, mutant: &Mutant) -> bool {
+        match self {
+            Place::Any => true,
+            Place::Ptx(line) => *line == mutant.line,
+            Place::Source(name, line) => {
+                let places = [&mutant.source, &mutant.caller].into_iter().flatten();
+                let mut those = places.filter(|(_, l)| l == line);
+                those.any(|(path, _)| Path::new(path).ends_with(name))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Any => f.write_str("*"),
+            Place::Ptx(line) => write!(f, "{line}"),
+            Place::Source(name, line) => write!(f, "{name}:{line}"),
+        }
     }
 }
 
@@ -87,19 +118,23 @@ fn plain(text: &str) -> String {
 }
 
 fn rule(text: &str) -> Result<Rule, String> {
-    let form = "expected PTX_LINE: BEFORE => AFTER # REASON";
+    let form = "expected PTX_LINE, FILE:LINE or *: BEFORE => AFTER # REASON";
     let (change, reason) = text.split_once('#').ok_or(form)?;
-    let (line, change) = change.split_once(": ").ok_or(form)?;
+    let (place, change) = change.split_once(": ").ok_or(form)?;
     let (before, after) = change.split_once("=>").ok_or(form)?;
-    let line = match line.trim() {
-        "*" => None,
-        line => Some(line.parse().map_err(|_| form)?),
+    let number = |text: &str| text.parse().map_err(|_| form);
+    let place = match place.trim() {
+        "*" => Place::Any,
+        place => match place.rsplit_once(':') {
+            None => Place::Ptx(number(place)?),
+            Some((name, line)) => Place::Source(name.into(), number(line)?),
+        },
     };
     if reason.trim().is_empty() {
         return Err("the reason is missing".into());
     }
     Ok(Rule {
-        line,
+        place,
         before: plain(before),
         after: plain(after),
         reason: reason.trim().into(),
@@ -153,7 +188,7 @@ mod tests {
     #[test]
     fn rules_have_a_line_two_texts_and_a_reason() {
         let expected = Rule {
-            line: Some(12),
+            place: Place::Ptx(12),
             before: "mul.f32 %f1, %f2, %f3".into(),
             after: String::new(),
             reason: "never read".into(),
@@ -162,12 +197,16 @@ mod tests {
             rule("12: mul.f32 \t%f1, %f2, %f3; => # never read"),
             Ok(expected)
         );
-        assert_eq!(rule("*: a => b # c").map(|rule| rule.line), Ok(None));
+        let place = |text| rule(text).map(|rule| rule.place);
+        assert_eq!(place("*: a => b # c"), Ok(Place::Any));
+        let source = Place::Source("a/b.cuh".into(), 7);
+        assert_eq!(place("a/b.cuh:7: a => b # c"), Ok(source));
         for wrong in [
             "12: a => b",
             "12: a => b #",
             "a => b # c",
             "x: a => b # c",
+            "x.cu:y: a => b # c",
             "12: a # c",
         ] {
             assert!(rule(wrong).is_err(), "{wrong}");

@@ -138,11 +138,16 @@ impl Report<'_> {
     }
 }
 
+fn place_json((file, line): &(String, u32)) -> Json {
+    json!({"file": file, "line": line})
+}
+
 fn mutant_json(mutant: &Mutant) -> Json {
     json!({
         "kind": mutant.kind.name(),
         "ptx_line": mutant.line,
-        "source": mutant.source.as_ref().map(|(file, line)| json!({"file": file, "line": line})),
+        "source": mutant.source.as_ref().map(place_json),
+        "caller": mutant.caller.as_ref().map(place_json),
         "before": mutant.before,
         "after": mutant.after,
     })
@@ -153,6 +158,9 @@ fn describe(f: &mut fmt::Formatter<'_>, mutant: &Mutant) -> fmt::Result {
     write!(f, "{} at PTX line {}", mutant.kind, mutant.line)?;
     if let Some((file, line)) = &mutant.source {
         write!(f, ", {file}:{line}")?;
+    }
+    if let Some((file, line)) = &mutant.caller {
+        write!(f, ", called at {file}:{line}")?;
     }
     writeln!(f, "\n  - {}", mutant.before)?;
     match mutant.after.as_str() {
