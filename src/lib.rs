@@ -7,6 +7,7 @@
 //! | hand over memory of another crate | [`Region`], [`Tensor`], and the adapters on [`Stream`] |
 //! | compute attention over whole prompts | [`attention::prefill`] |
 //! | compute attention of new tokens over a cache | [`attention::decode`] |
+//! | do both for one batch | [`attention::mixed`] |
 //! | multiply matrices: linear layers | [`gemm`] |
 //! | pack 4-bit weights, and multiply by them | [`int4`] |
 //! | keep keys and values in a cache | [`kv`] |

@@ -4,6 +4,7 @@ mod seqlens;
 
 pub mod decode;
 pub mod merge;
+pub mod mixed;
 pub mod prefill;
 
 pub use seqlens::{CuSeqLens, SeqLens, SeqLensError};

@@ -1,5 +1,7 @@
 //! Where each sequence of a ragged batch begins and ends.
 
+use std::ops::Range;
+
 use crate::device::{Buffer, DeviceError, Stream};
 use crate::error::TensorError;
 use crate::tensor::Tensor;
@@ -11,6 +13,7 @@ use crate::tensor::Tensor;
 #[derive(Debug)]
 pub struct SeqLens {
     offsets: Buffer<i32>,
+    lengths: Box<[i32]>,
     max_len: usize,
     end: usize,
 }
@@ -83,7 +86,7 @@ impl SeqLens {
                 got: first,
             });
         }
-        let mut max_len = 0;
+        let mut lengths = Vec::with_capacity(offsets.len() - 1);
         for (index, pair) in offsets.windows(2).enumerate() {
             let (expected, got) = (pair[0], pair[1]);
             if got < expected {
@@ -93,11 +96,12 @@ impl SeqLens {
                     got,
                 });
             }
-            max_len = max_len.max((got - expected) as usize);
+            lengths.push(got - expected);
         }
         Ok(SeqLens {
             offsets: stream.upload(offsets)?,
-            max_len,
+            max_len: lengths.iter().copied().max().unwrap_or(0) as usize,
+            lengths: lengths.into(),
             end: last as usize,
         })
     }
@@ -135,6 +139,12 @@ impl SeqLens {
     /// The row behind the last sequence: how many rows an operand must have.
     pub fn end(&self) -> usize {
         self.end
+    }
+
+    /// The length of the longest of some sequences.
+    pub(crate) fn longest(&self, sequences: Range<usize>) -> usize {
+        let lengths = self.lengths.get(sequences).unwrap_or_default();
+        lengths.iter().copied().max().unwrap_or(0) as usize
     }
 
     pub(crate) fn tensor(&self) -> Result<Tensor<'_, 1>, TensorError> {

@@ -3,6 +3,7 @@
 use super::Stream;
 use crate::attention::decode::{DecodeArgs, DecodeError, DecodePlan};
 use crate::attention::merge::{MergeArgs, MergeError, MergePlan};
+use crate::attention::mixed::{MixedArgs, MixedError, MixedPlan};
 use crate::attention::prefill::{PrefillArgs, PrefillError, PrefillPlan};
 use crate::gemm::{GemmArgs, GemmError, GemmPlan};
 use crate::int4::{Int4Args, Int4Error, Int4Plan};
@@ -93,4 +94,33 @@ captured! {
 captured! {
     MergePlan(MergeArgs) -> MergeError:
     |plan, stream, args| plan.bind(stream, &args) => bound: [bound]
+}
+
+/// Running inside a graph, where the addresses outlive the borrows.
+impl MixedPlan {
+    /// As [`MixedPlan::run`], also on a stream that is recording a graph. How many sequences decode is
+    /// recorded; lengths, page tables and keys are read by each replay.
+    ///
+    /// # Errors
+    /// As for [`MixedPlan::run`].
+    ///
+    /// # Safety
+    /// As for [`DecodePlan::run_captured`].
+    pub unsafe fn run_captured(
+        &self,
+        stream: &Stream,
+        mut args: MixedArgs<'_>,
+    ) -> Result<(), MixedError> {
+        self.check(stream, &mut args)?;
+        let batch = self.batch();
+        if let Some(plan) = self.decode() {
+            // SAFETY: What the operands must keep for replays is what the caller promises.
+            unsafe { plan.run_captured(stream, args.decode(batch, self.decodes())?) }?;
+        }
+        if let Some(plan) = self.prefill() {
+            // SAFETY: As above.
+            unsafe { plan.run_captured(stream, args.prefill(batch, self.prefills())?) }?;
+        }
+        Ok(())
+    }
 }

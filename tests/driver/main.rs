@@ -19,6 +19,8 @@ mod driver_errors;
 mod graphs;
 mod kv;
 mod smoke;
+#[cfg(feature = "cudarc")]
+mod step;
 
 use infer_kernels::{BackendKind, Device};
 
