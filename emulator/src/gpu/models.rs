@@ -3,8 +3,10 @@
 //! Sources.
 //! * Limits: "CUDA C++ Programming Guide", table "Technical Specifications per Compute Capability";
 //!   "CUDA Occupancy Calculator" for the units in which registers and shared memory are given out.
-//! * Rates: the same guide, table "Throughput of Native Arithmetic Instructions", in results per clock
-//!   and multiprocessor; its rate of halves is halved for pairs. `convert` is that of conversions
+//! * Rates: the table "Throughput of Native Arithmetic Instructions", in results per clock and
+//!   multiprocessor, of the same guide and, from CUDA 13 on, of the "CUDA C++ Best Practices Guide"; its
+//!   rate of halves is halved for pairs. For pairs on 10.0 and 12.0 the newer table has half of what the
+//!   older one had, and is followed. `convert` is that of conversions
 //!   between integers, which are moves or permutations; the table has a quarter of it for those with
 //!   floats of compute capabilities 7.x and 8.x, so a bound of time by conversions is a low one.
 //! * Load/store units: the diagrams of a multiprocessor in "NVIDIA Turing GPU Architecture", "NVIDIA
@@ -107,6 +109,10 @@ const HOPPER: Family = Family {
 
 const BLACKWELL: Family = Family {
     compute_capability: (10, 0),
+    rates: Rates {
+        half2: 64,
+        ..HOPPER.rates
+    },
     ..HOPPER
 };
 
