@@ -11,7 +11,10 @@ use crate::kv::{
     AppendArgs, AppendPlan, CopyArgs, CopyPlan, GatherArgs, GatherPlan, KvError, MlaAppendArgs,
     MlaAppendPlan,
 };
-use crate::moe::{MoeArgs, MoeError, MoePlan};
+use crate::moe::{
+    CombineArgs, CombinePlan, GroupedArgs, GroupedPlan, MoeArgs, MoeError, MoePlan, PermuteArgs,
+    PermutePlan, RouteArgs, RoutePlan,
+};
 
 /// Gives a plan `run_captured`: binds the operands, and records the launches in this order.
 macro_rules! captured {
@@ -67,7 +70,24 @@ captured! {
     |plan, stream, args| plan.bind(stream, args) => bound: [bound.product()], bound.sums().into_iter()
 }
 captured! {
+    /// The number of tokens is recorded; replays route them anew.
     MoePlan(MoeArgs) -> MoeError:
+    |plan, stream, args| plan.bind(stream, &args) => launches: launches
+}
+captured! {
+    RoutePlan(RouteArgs) -> MoeError:
+    |plan, stream, args| plan.bind(stream, &args) => launches: launches
+}
+captured! {
+    PermutePlan(PermuteArgs) -> MoeError:
+    |plan, stream, args| plan.bind(stream, &args) => launches: launches
+}
+captured! {
+    GroupedPlan(GroupedArgs) -> MoeError:
+    |plan, stream, args| plan.bind(stream, &args) => launches: launches
+}
+captured! {
+    CombinePlan(CombineArgs) -> MoeError:
     |plan, stream, args| plan.bind(stream, &args) => launches: launches
 }
 captured! {

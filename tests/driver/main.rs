@@ -18,6 +18,8 @@ mod driver_errors;
 #[cfg(feature = "cudarc")]
 mod graphs;
 mod kv;
+#[cfg(feature = "cudarc")]
+mod moe_graph;
 mod smoke;
 #[cfg(feature = "cudarc")]
 mod step;
