@@ -20,15 +20,19 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 /// Runs a plan on operands of a prefill, with a workspace that is full of NaN.
-fn run(plan: &MixedPlan, stream: &Stream, attention: PrefillArgs<'_>) -> Result<(), MixedError> {
+fn run(
+    plan: &MixedPlan,
+    stream: &Stream,
+    attention: PrefillArgs<'_>,
+) -> Result<(), Box<dyn Error>> {
     let elements = plan.workspace_elements();
-    let mut workspace = stream.upload(&vec![f32::NAN; elements]).unwrap();
-    let workspace = workspace.tensor_mut([elements]).unwrap();
+    let mut workspace = stream.upload(&vec![f32::NAN; elements])?;
+    let workspace = workspace.tensor_mut([elements])?;
     let args = MixedArgs {
         attention,
         workspace,
     };
-    plan.run(stream, args)
+    Ok(plan.run(stream, args)?)
 }
 
 fn check<T: Float>(
