@@ -4,6 +4,7 @@ use super::Stream;
 use crate::attention::decode::{DecodeArgs, DecodeError, DecodePlan};
 use crate::attention::merge::{MergeArgs, MergeError, MergePlan};
 use crate::attention::mixed::{MixedArgs, MixedError, MixedPlan};
+use crate::attention::mla::{MlaArgs, MlaError, MlaPlan};
 use crate::attention::prefill::{PrefillArgs, PrefillError, PrefillPlan};
 use crate::gemm::{GemmArgs, GemmError, GemmPlan};
 use crate::int4::{Int4Args, Int4Error, Int4Plan};
@@ -59,6 +60,11 @@ captured! {
 captured! {
     /// Replays may have other lengths, page tables and keys in the same memory.
     DecodePlan(DecodeArgs) -> DecodeError:
+    |plan, stream, args| plan.bind(stream, args) => bound: [bound.shares()], bound.merge().into_iter()
+}
+captured! {
+    /// Replays may have other lengths, page tables and latents in the same memory.
+    MlaPlan(MlaArgs) -> MlaError:
     |plan, stream, args| plan.bind(stream, args) => bound: [bound.shares()], bound.merge().into_iter()
 }
 captured! {

@@ -6,7 +6,7 @@
 
 pub(crate) use super::backend::LaunchShape;
 use super::{DeviceError, Kernel, Stream};
-use crate::attention::{decode, merge, prefill};
+use crate::attention::{decode, merge, mla, prefill};
 use crate::kv::{self, AppendParams, CopyParams, GatherParams};
 use crate::{gemm, int4, moe};
 
@@ -58,6 +58,23 @@ unsafe impl Launch for prefill::Bound<'_> {
 // only ever touched by atomics. Residency: `Bound` checks the device of every operand, and that it is
 // freed in the order of this stream or belongs to a promise.
 unsafe impl Launch for decode::BoundLaunch<'_> {
+    fn kernel(&self) -> &Kernel {
+        self.kernel
+    }
+    fn shape(&self) -> LaunchShape {
+        self.shape
+    }
+    fn params(&self) -> &[u8] {
+        bytemuck::bytes_of(self.params)
+    }
+    fn stream_checked(&self) -> &Stream {
+        self.stream
+    }
+}
+
+// SAFETY: as for `decode::BoundLaunch`, with `MlaParams` and a `mla::Bound`: rows of latents, rotary keys
+// and both parts of the queries are proved from shapes and strides.
+unsafe impl Launch for mla::BoundLaunch<'_> {
     fn kernel(&self) -> &Kernel {
         self.kernel
     }

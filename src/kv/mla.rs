@@ -94,7 +94,21 @@ impl MlaAppendProblem {
 const MAX_LATENT: usize = 4096;
 const MAX_ROPE: usize = 256;
 
-/// A cache of latents and rotary keys.
+/// A cache of latents and rotary keys, to be read.
+#[derive(Clone, Copy, Debug)]
+pub enum MlaCache<'a> {
+    /// Both in one row, the latent first: `[pages, page_size, latent_dim + rope_dim]`.
+    Joined(Tensor<'a, 3>),
+    /// A pool for each.
+    Split {
+        /// `[pages, page_size, latent_dim]`.
+        latent: Tensor<'a, 3>,
+        /// `[pages, page_size, rope_dim]`.
+        rope: Tensor<'a, 3>,
+    },
+}
+
+/// A cache of latents and rotary keys, to be written.
 #[derive(Debug)]
 pub enum MlaCacheMut<'a> {
     /// Both in one row, the latent first: `[pages, page_size, latent_dim + rope_dim]`.
@@ -106,6 +120,19 @@ pub enum MlaCacheMut<'a> {
         /// `[pages, page_size, rope_dim]`.
         rope: TensorMut<'a, 3>,
     },
+}
+
+impl MlaCacheMut<'_> {
+    /// The same, to be read.
+    pub fn as_ref(&self) -> MlaCache<'_> {
+        match self {
+            MlaCacheMut::Joined(joined) => MlaCache::Joined(joined.as_ref()),
+            MlaCacheMut::Split { latent, rope } => MlaCache::Split {
+                latent: latent.as_ref(),
+                rope: rope.as_ref(),
+            },
+        }
+    }
 }
 
 /// Operands of [`MlaAppendPlan::run`]. What the plan's options need is given exactly if they are

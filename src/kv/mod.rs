@@ -12,7 +12,7 @@
 //! | copy pages, also to the host and back | [`CopyPlan`] |
 //! | have keys and values of sequences in one tensor each | [`GatherPlan`] |
 //!
-//! Every layout in use is a view: [`Cache`], [`CacheMut`]. Elements are stored as they are or in 8
+//! Every layout in use is a view: [`Cache`], [`CacheMut`], [`MlaCache`], [`MlaCacheMut`]. Elements are stored as they are or in 8
 //! bits with a scale: [`Format`].
 //!
 //! # Example
@@ -67,7 +67,7 @@ pub use error::KvError;
 pub use gather::{GatherArgs, GatherPlan, GatherProblem};
 #[doc(hidden)]
 pub use gather::{GatherParams, GatherPart};
-pub use mla::{MlaAppendArgs, MlaAppendPlan, MlaAppendProblem, MlaCacheMut};
+pub use mla::{MlaAppendArgs, MlaAppendPlan, MlaAppendProblem, MlaCache, MlaCacheMut};
 
 /// Checked operands, as a kernel takes them. Made only by the `bind` of a plan.
 pub(crate) struct Bound<'a, P> {

@@ -9,6 +9,7 @@ mod host;
 pub mod int4;
 pub mod kv;
 pub mod merge;
+pub mod mla;
 pub mod moe;
 pub mod tolerance;
 

@@ -15,7 +15,7 @@ use super::{AnyCase, Case, Lengths, Outcome};
 
 impl<T: Float> Case<T> {
     /// Whether no offsets are needed to tell where each sequence's queries are.
-    fn has_even_queries(&self) -> bool {
+    pub fn has_even_queries(&self) -> bool {
         let lengths = self
             .offsets_q
             .windows(2)

@@ -5,6 +5,7 @@ use super::{
     PrefillProblem,
 };
 use crate::attention::CuSeqLens;
+use crate::attention::indices::{Indices, vector};
 use crate::device::launch::LaunchShape;
 use crate::device::{Device, Stream};
 use crate::dtype::DType;
@@ -110,7 +111,9 @@ impl Operands<'_> {
 const REACH: u128 = (1 << 32) * ALIGNMENT as u128;
 
 /// The operand's rows can be addressed by what the kernels look up.
-fn within_reach<const R: usize>(operand: Operand<'_, '_, R>) -> Result<(), PrefillError> {
+pub(in crate::attention) fn within_reach<const R: usize>(
+    operand: Operand<'_, '_, R>,
+) -> Result<(), PrefillError> {
     let expected = REACH;
     let got = operand
         .tensor
@@ -126,9 +129,6 @@ fn within_reach<const R: usize>(operand: Operand<'_, '_, R>) -> Result<(), Prefi
     })
 }
 
-/// No sequence of pages has more keys than this, so that positions stay within 32 bits.
-const MOST_KEYS: usize = 1 << 30;
-
 /// Checks operands one after the other and notes what the kernel needs of each.
 struct Binder<'a> {
     problem: &'a PrefillProblem,
@@ -138,6 +138,10 @@ struct Binder<'a> {
 }
 
 impl Binder<'_> {
+    fn indices(&self) -> Indices<'_> {
+        Indices(self.stream)
+    }
+
     fn queries(&mut self, args: &Operands<'_>) -> Result<(), PrefillError> {
         let Operands { q, seqlens_q, .. } = args;
         let heads = self.problem.heads;
@@ -149,7 +153,8 @@ impl Binder<'_> {
         let Some(seqlens_q) = seqlens_q else {
             return Ok(());
         };
-        self.params.cu_seqlens_q = self.offsets("seqlens_q", seqlens_q, rows)?;
+        let batch = self.problem.batch;
+        self.params.cu_seqlens_q = (self.indices()).offsets("seqlens_q", seqlens_q, batch, rows)?;
         let expected = self.problem.max_seqlen_q;
         match seqlens_q {
             CuSeqLens::Checked(checked) if checked.max_len() > expected => {
@@ -176,12 +181,11 @@ impl Binder<'_> {
                 },
             ) => {
                 self.pools(k, v, page_size)?;
-                self.page_table(pages)?;
-                // Lengths above this are out of range.
-                let held = (self.params.page_table_len as usize).saturating_mul(page_size);
-                self.params.total_k = held.min(MOST_KEYS) as i32;
                 let batch = self.problem.batch;
-                self.params.seqlens_k = self.indices("seqlens_k", seqlens, [batch])?;
+                let indices = self.indices();
+                let pages = indices.page_table(pages, batch)?;
+                self.params.seqlens_k = indices.vector("seqlens_k", seqlens, [batch])?;
+                pages.fill(&mut self.params, page_size);
                 Ok(())
             }
             (expected, got) => Err(PrefillError::KvLayout {
@@ -214,7 +218,8 @@ impl Binder<'_> {
         (params.k, params.v, params.total_k) = (k.address(), v.address(), total);
         [params.k_stride_token, params.k_stride_head] = k_strides;
         [params.v_stride_token, params.v_stride_head] = v_strides;
-        self.params.cu_seqlens_k = self.offsets("seqlens_k", seqlens, rows)?;
+        self.params.cu_seqlens_k =
+            (self.indices()).offsets("seqlens_k", seqlens, problem.batch, rows)?;
         Ok(())
     }
 
@@ -261,32 +266,6 @@ impl Binder<'_> {
         Ok([page, slot, head])
     }
 
-    fn page_table(&mut self, pages: &PageTable<'_>) -> Result<(), PrefillError> {
-        let batch = self.problem.batch;
-        let name = "page table";
-        match pages {
-            PageTable::Rows(table) => {
-                let operand = Operand {
-                    name,
-                    tensor: table,
-                };
-                index_type(operand)?;
-                operand.shape([batch, table.shape()[1]])?;
-                operand.place(self.stream)?;
-                self.params.page_table_stride = operand.strides()?[0];
-                self.params.page_table_len = operand.count(1)?;
-                self.params.page_table = table.address();
-            }
-            PageTable::Csr { indptr, pages } => {
-                let (name, tensor) = ("pages", pages);
-                self.params.page_table_len = Operand { name, tensor }.count(0)?;
-                self.params.page_table = self.indices(name, pages, pages.shape())?;
-                self.params.page_indptr = self.indices("indptr", indptr, [batch + 1])?;
-            }
-        }
-        Ok(())
-    }
-
     fn options(&mut self, args: &Operands<'_>) -> Result<(), PrefillError> {
         let problem = self.problem;
         let (batch, heads) = (problem.batch, problem.heads.query);
@@ -294,15 +273,17 @@ impl Binder<'_> {
         PrefillError::unless_planned("sinks", problem.sinks, args.sinks.is_some())?;
         PrefillError::unless_planned("mask", problem.mask, args.mask.is_some())?;
         if let Some(slopes) = &args.alibi {
-            self.params.alibi_slopes = self.vector("alibi", slopes, DType::F32, [heads])?;
+            self.params.alibi_slopes = vector(self.stream, "alibi", slopes, DType::F32, [heads])?;
         }
         if let Some(sinks) = &args.sinks {
-            self.params.sinks = self.vector("sinks", sinks, DType::F32, [heads])?;
+            self.params.sinks = vector(self.stream, "sinks", sinks, DType::F32, [heads])?;
         }
         if let Some(Mask { bits, offsets }) = &args.mask {
-            self.params.mask = self.vector("mask bits", bits, DType::U8, bits.shape())?;
+            self.params.mask = vector(self.stream, "mask bits", bits, DType::U8, bits.shape())?;
             self.params.mask_bytes = bits.shape()[0] as i64;
-            self.params.mask_offsets = self.indices("mask offsets", offsets, [batch + 1])?;
+            self.params.mask_offsets =
+                self.indices()
+                    .vector("mask offsets", offsets, [batch + 1])?;
         }
         Ok(())
     }
@@ -355,72 +336,6 @@ impl Binder<'_> {
         operand.place(self.stream)?;
         let [token, head, _] = operand.aligned_strides()?;
         Ok(([token, head], operand.count(0)?))
-    }
-
-    /// Address of offsets that begin and end each sequence within `rows` rows.
-    fn offsets(
-        &self,
-        name: &'static str,
-        offsets: &CuSeqLens<'_>,
-        rows: usize,
-    ) -> Result<u64, PrefillError> {
-        let tensor = match offsets {
-            CuSeqLens::Checked(checked) if checked.end() > rows => {
-                let (expected, got) = (rows, checked.end());
-                return Err(PrefillError::SeqEnd {
-                    tensor: name,
-                    expected,
-                    got,
-                });
-            }
-            CuSeqLens::Checked(checked) => checked.tensor()?,
-            CuSeqLens::Device(tensor) => *tensor,
-        };
-        let address = self.indices(name, &tensor, tensor.shape())?;
-        let (expected, got) = (self.problem.batch, tensor.shape()[0].saturating_sub(1));
-        if expected != got || tensor.is_empty() {
-            return Err(PrefillError::Batch {
-                tensor: name,
-                expected,
-                got,
-            });
-        }
-        Ok(address)
-    }
-
-    /// Address of indices that the kernel checks.
-    fn indices(
-        &self,
-        name: &'static str,
-        tensor: &Tensor<'_, 1>,
-        shape: [usize; 1],
-    ) -> Result<u64, OperandError> {
-        let operand = Operand { name, tensor };
-        index_type(operand)?;
-        self.vector(name, tensor, tensor.dtype(), shape)
-    }
-
-    fn vector(
-        &self,
-        name: &'static str,
-        tensor: &Tensor<'_, 1>,
-        dtype: DType,
-        shape: [usize; 1],
-    ) -> Result<u64, OperandError> {
-        let operand = Operand { name, tensor };
-        operand.dtype(dtype)?;
-        operand.shape(shape)?;
-        operand.place(self.stream)?;
-        operand.strides()?;
-        Ok(tensor.address())
-    }
-}
-
-/// Indices are `u32` or `i32`: the kernels compare bits.
-fn index_type<const R: usize>(operand: Operand<'_, '_, R>) -> Result<(), OperandError> {
-    match operand.tensor.dtype() {
-        DType::U32 => Ok(()),
-        _ => operand.dtype(DType::I32),
     }
 }
 

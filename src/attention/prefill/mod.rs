@@ -87,7 +87,7 @@ mod select;
 
 pub use args::{Kv, Mask, PageTable, PrefillArgs};
 pub(crate) use bind::Bound;
-pub(in crate::attention) use bind::{Operands, apart_from_inputs, same_device};
+pub(in crate::attention) use bind::{Operands, apart_from_inputs, same_device, within_reach};
 pub use error::PrefillError;
 pub use options::{SoftCap, Window};
 #[doc(hidden)]
