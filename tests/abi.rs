@@ -7,6 +7,7 @@ use std::mem::{align_of, size_of};
 
 use infer_kernels::attention::decode::DecodeParams;
 use infer_kernels::attention::merge::MergeParams;
+use infer_kernels::attention::mla::MlaParams;
 use infer_kernels::attention::prefill::PrefillParams;
 use infer_kernels::catalog::{ENTRIES, Entry};
 use infer_kernels::gemm::GemmParams;
@@ -114,6 +115,13 @@ const PASSED: &[Passed] = &[
         size: size_of::<DecodeParams>(),
         align: align_of::<DecodeParams>(),
         header: include_str!("../cuda/attention/decode_params.cuh"),
+    },
+    Passed {
+        kernel: "mla",
+        fields: MlaParams::FIELDS,
+        size: size_of::<MlaParams>(),
+        align: align_of::<MlaParams>(),
+        header: include_str!("../cuda/attention/mla_params.cuh"),
     },
     Passed {
         kernel: "int4",

@@ -2,6 +2,7 @@
 
 use half::bf16;
 use infer_kernels::attention::merge::{MergeArgs, MergeError, MergePlan};
+use infer_kernels::attention::mla::{MlaArgs, MlaError, MlaPlan, MlaProblem};
 use infer_kernels::attention::prefill::{
     Kv, PrefillArgs, PrefillError, PrefillPlan, PrefillProblem,
 };
@@ -37,6 +38,9 @@ const _: () = {
     send_and_sync::<PrefillPlan>();
     send_and_sync::<PrefillArgs<'static>>();
     send_and_sync::<Kv<'static>>();
+    send_and_sync::<MlaProblem>();
+    send_and_sync::<MlaPlan>();
+    send_and_sync::<MlaArgs<'static>>();
     send_and_sync::<AppendProblem>();
     send_and_sync::<AppendPlan>();
     send_and_sync::<AppendArgs<'static>>();
@@ -55,6 +59,7 @@ const _: () = {
     send_and_sync::<PermutePlan>();
     send_and_sync::<GroupedPlan>();
     send_and_sync::<CombinePlan>();
+    error::<MlaError>();
     error::<MoeError>();
     error::<DeviceError>();
     error::<PrefillError>();

@@ -9,13 +9,14 @@
 // Grid     as many blocks as are wanted; each takes an equal share of all work, see decode_share.cuh. What it did not do
 //          alone it leaves as a partial result: unscaled O, m and l. mla_merge.cuh adds them up in the order of the keys
 // Block    256 threads = 8 warps, one block to a multiprocessor. A step is 32 tokens
-// Warps    S of 64 rows: 2 halves of the rows, 2 of the tokens, 2 of the depth 576; of 16 rows: 2 of the tokens, 4 of the
-//          depth. The parts meet in shared memory, where four (sixteen) neighbouring threads take a row through the
-//          softmax. O: all rows, 64 columns to each warp, so that each latent is read once as a value
-// Smem     Q 72 + 2 stages × 36 + S 16 = 160 KiB; 16 rows: Q 18 + 72 + S 8 = 98 KiB, which every GPU since sm_80 has
+// Warps    S of 64 rows: 2 halves of the rows, 4 parts of the depth 576, all tokens; of 16 rows: 2 halves of the tokens, 4
+//          parts of the depth. The parts meet in shared memory, where four (sixteen) neighbouring threads take a row
+//          through the softmax. O: all rows, 64 columns to each warp, so that each latent is read once as a value
+// Smem     Q 72 + 2 stages × 36 + S 16 = 160 KiB; 16 rows: Q 18 + 72 + S 8 = 98 KiB, which every GPU since sm_80 has.
+//          Tables of lengths come first, in the same place: a few items are looked up at a time
 // Stages   2: step j+1 arrives during all of step j. V is the latents of K: no second copy
 // Swizzle  16-byte chunk c of row r lives at c ^ (r % 8) within its 128-byte line; S and P: see mla_scores.cuh
-// Regs     O 128 + P 16 + C 4 or S 16 + Q 8 + K 4; 16 rows: O 32
+// Regs     O 128 + S 32 + Q 8 + K 4, or O 128 + P 16 + C 4; 16 rows: O 32
 // Hazards  H1 a step is read only after every thread's wait and a barrier
 //          H2 a stage is refilled only after the barrier that follows its last read
 //          H3 P overwrites the step's rotary keys, the output its latents, tables and tiles each other: each behind a
@@ -25,7 +26,7 @@
 //             checked value is used
 //          H6 barriers: every branch around one depends only on values that are the same in all threads of the CTA
 //          H7 0·NaN: tokens that no row of the item may see are zeros, by their copies
-// Numerics as prefill; S is the sum of two (four) parts, each f32 in the order of the depth; partial results are f32
+// Numerics as prefill; S is the sum of four parts, each f32 in the order of the depth; partial results are f32
 // Nothing  to attend to: O = 0, LSE = -∞. NaN scores give NaN
 #pragma once
 
@@ -60,7 +61,7 @@ __device__ __forceinline__ void rescale(const typename C::Smem& smem, typename C
 // O += P·C, the warp's 64 columns.
 template <class C>
 __device__ __forceinline__ void accumulate(const typename C::Smem& smem, typename C::Output& o, int stage) {
-  const uint32_t tid = ptx::reread_tid(), lane = tid % 32, warp = tid / 32;
+  const uint32_t tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
   const auto& keys = smem.work.keys[stage];
   const uint32_t sP = ptx::shared_address(keys.rope) +
                       swizzle::offset<C::kWeightBytes>(fragment::a_row(lane), fragment::a_chunk(lane));
@@ -190,6 +191,36 @@ __device__ __forceinline__ void work(const MlaParams& params, typename C::Smem& 
   __syncthreads();  // H3
 }
 
+// Looks up the next few items, and says how many: none behind the last. CTA-collective; shared memory is free.
+template <class C>
+__device__ __forceinline__ int find_items(const DecodeParams& params, typename C::Smem& smem) {
+  const PrefillParams& p = params.attention;
+  Progress progress = smem.progress;
+  int count = 0;
+  while (count == 0 && progress.at < progress.end && progress.window < p.batch) {  // H6
+    __syncthreads();
+    if (threadIdx.x == 0) smem.floor = progress.floor;
+    __syncthreads();
+    const int64_t window_end = decode::tabulate<C>(params, smem, progress.window, progress.before, /*reports=*/false);
+    for (; count < C::kAhead && progress.at < progress.end && progress.at < window_end; ++count) {
+      const Item item = decode::item_at<C>(p, smem, progress.at, progress.end, progress.window);
+      if (threadIdx.x == 0) {
+        smem.items[count] = item;
+        smem.sequences[count] = smem.table[item.sequence];
+      }
+      progress.at += item.chunks;
+      __syncthreads();
+    }
+    if (progress.at < window_end) break;
+    progress.window += C::kThreads;
+    progress.before = window_end;
+    progress.floor = smem.floor;
+  }
+  __syncthreads();  // H3
+  if (threadIdx.x == 0) smem.progress = progress;
+  return count;
+}
+
 // The kernel.
 template <class C>
 __device__ __forceinline__ void flash_mla(const MlaParams& params) {
@@ -205,34 +236,27 @@ __device__ __forceinline__ void flash_mla(const MlaParams& params) {
     __syncthreads();
     units = decode::tabulate<C>(shared, smem, window, units, /*reports=*/blockIdx.x == 0);
   }
-  const decode::Cut cut(units, gridDim.x);
-  const decode::Share share = cut.share(blockIdx.x);
-  if (threadIdx.x == 0) shared.splits[blockIdx.x].parts = 0;
+  if (threadIdx.x == 0) {
+    const decode::Share share = decode::Cut(units, gridDim.x).share(blockIdx.x);
+    smem.progress = {units, share.begin, share.end, 0, 0, 0};
+    shared.splits[blockIdx.x].parts = 0;
+  }
+  __syncthreads();
 
-  int64_t at = share.begin, before = 0;  // units before the window
+  while (const int count = find_items<C>(shared, smem)) {  // H6
 #pragma unroll 1
-  for (int window = 0; at < share.end && window < p.batch; window += C::kThreads) {
-    __syncthreads();
-    const int32_t floor = smem.floor;  // of the windows before
-    int64_t window_end;
-    while (true) {  // H6: each item takes the table's place
-      __syncthreads();
-      if (threadIdx.x == 0) smem.floor = floor;
-      __syncthreads();
-      window_end = decode::tabulate<C>(shared, smem, window, before, /*reports=*/false);
-      if (at >= share.end || at >= window_end) break;
-      const Item item = decode::item_at<C>(p, smem, at, share.end, window);
-      const Sequence seq = smem.table[item.sequence];
-      __syncthreads();  // H3
+    for (int i = 0; i < count; ++i) {
+      const Item& item = smem.items[i];
+      const Sequence& seq = smem.sequences[i];
       work<C>(params, smem, seq, item);
       if (item.begins && !item.ends && threadIdx.x == 0) {
-        const int last = min(cut.owner(item.end - 1), static_cast<int>(gridDim.x) - 1);  // H5: lengths may have changed
+        const int owner = decode::Cut(smem.progress.units, gridDim.x).owner(item.end - 1);
+        const int last = min(owner, static_cast<int>(gridDim.x) - 1);  // H5: lengths may have changed
         shared.splits[blockIdx.x] = {last - static_cast<int>(blockIdx.x) + 1, seq.q_start, item.first_row,
                                      seq.q_len * p.num_heads, item.kv_head};
       }
-      at += item.chunks;
     }
-    before = window_end;
+    __syncthreads();
   }
 }
 

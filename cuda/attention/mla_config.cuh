@@ -3,11 +3,20 @@
 
 #include <cstdint>
 
-#include "attention/decode_config.cuh"
+#include "attention/decode_share.cuh"
 #include "common/fragment.cuh"
 #include "common/swizzle.cuh"
 
 namespace mla {
+
+// How far a block has come with its share. In shared memory, as no register has to hold it while tokens are attended to.
+struct Progress {
+  int64_t units;    // of all blocks
+  int64_t at, end;  // the next unit, the one behind the last
+  int64_t before;   // units before the window
+  int32_t window;   // its first sequence
+  int32_t floor;    // of queries, of the windows before
+};
 
 template <fragment::Element kElement_, int kRows>
 struct Config {
@@ -24,15 +33,18 @@ struct Config {
   static constexpr int kWeightBytes = 2 * kTileK;                                  // of a row of P
   static constexpr int kPartial = kTileQ * (kLatentDim + 2);  // floats of a partial result
 
-  // How warps share S: by blocks of rows, by tokens and by depth. Each reads its part of Q and of K, so that larger
-  // pieces of both read less; parts of the depth have to be added up.
+  // How warps share S: by rows, by tokens and by depth. Each reads its part of Q and of K: the more alike the extents of
+  // a part, the less there is to read. Parts of the depth have to be added up: of 64 rows, there is room for two of them.
   static constexpr int kRowWarps = kRows == 64 ? 2 : 1;
-  static constexpr int kTokenWarps = 2;
-  static constexpr int kDepthWarps = kWarps / (kRowWarps * kTokenWarps);
+  static constexpr int kTokenWarps = kRows == 64 ? 1 : 2;
+  static constexpr int kDepthWarps = 4;
+  static constexpr int kParts = kRows == 64 ? 2 : 4;
   static constexpr int kScoreBlocks = kRows / 16 / kRowWarps;  // row blocks of 16 of a warp's part of S
+  static constexpr int kScoreCols = kTileK / 8 / kTokenWarps;  // and its accumulator blocks of 8 tokens
   static constexpr int kOutBlocks = kRows / 16;                // and of its 64 columns of O: all rows
   static constexpr int kOutCols = kLatentDim / kWarps / 8;     // accumulator blocks of these columns
-  static_assert(kTileK == 16 * kTokenWarps, "two accumulator blocks of tokens for each warp");
+  static_assert(kRowWarps * kTokenWarps * kDepthWarps == kWarps, "each warp has a part");
+  static_assert(kDepthWarps == kParts || kDepthWarps == 2 * kParts, "a warp takes in at most one part of another");
   static_assert(kRopeDim / 16 % kDepthWarps == 0, "whole mma steps");
   static_assert(kLatentDim / kWarps * 2 == 128, "a warp's columns of O are a line of the latents");
 
@@ -47,16 +59,21 @@ struct Config {
   };
   static_assert(kRows * kWeightBytes <= kTileK * kRopeBytes, "P takes the place of the rotary keys");
 
+  static constexpr int kAhead = 4;  // items that are looked up before the table gives way to tiles
+
   struct Work {
     Tile<kRows> queries;
     Tile<kTileK> keys[kStages];                  // in the end the output, line by line of a warp's columns
-    float scores[kDepthWarps][kRows * kTileK];  // parts of S; see `score_at`
+    float scores[kParts][kRows * kTileK];  // parts of S; see `score_at`
   };
   struct Smem {
     union {
       Work work;                          // while an item is attended to
-      decode::Sequence table[kThreads];  // between items: sequences of one window of the batch
+      decode::Sequence table[kThreads];  // before: sequences of one window of the batch
     };
+    decode::Sequence sequences[kAhead];
+    decode::Item items[kAhead];  // of these
+    Progress progress;
     int64_t sums[kWarps];  // room of scans
     int32_t tops[kWarps];
     int32_t found;  // index into the table
@@ -68,7 +85,7 @@ struct Config {
   static constexpr uint32_t kSmemBytes = sizeof(Smem);
   static_assert(sizeof(Work::keys) >= kRows * kLatentBytes, "the output takes the place of the keys");
 
-  using Scores = float[kScoreBlocks][2][4];
+  using Scores = float[kScoreBlocks][kScoreCols][4];
   using Output = float[kOutBlocks][kOutCols][4];
 };
 

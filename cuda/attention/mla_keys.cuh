@@ -32,8 +32,8 @@ __device__ __forceinline__ void copy_row(uint32_t to_latent, uint32_t to_rope, i
 
 // What a thread knows of its token of a step before it is copied.
 struct Found {
-  bool wanted;  // whether some row of the item sees it
-  uint32_t page, slot;
+  bool wanted;          // whether some row of the item sees it
+  uint32_t page, slot;  // of the eight lanes of a token, the first knows the page
 };
 
 // A CTA's tokens of an item. Thread t has row t/8 of each step.
@@ -59,29 +59,30 @@ struct Keys {
 
   // Begins to find out about the step whose first token this is.
   __device__ __forceinline__ Found look_up(const PrefillParams& p, int key0) const {
-    const int key = key0 + ptx::reread_tid() / 8;
+    const int tid = threadIdx.x, key = key0 + tid / 8;
     Found found{key < end, 0, 0};
     uint32_t at = __umulhi(key, p.page_reciprocal);  // the quotient, or one less
     const uint32_t rest = key - at * p.page_size;
     const bool less = rest >= static_cast<uint32_t>(p.page_size);
     found.slot = less ? rest - p.page_size : rest;
-    if (found.wanted) found.page = ptx::ld_global_u32(pages + 4ull * (less ? at + 1 : at));
+    if (found.wanted && tid % 8 == 0) found.page = ptx::ld_global_u32(pages + 4ull * (less ? at + 1 : at));
     return found;
   }
 
   // Checks what was found and starts the copies to a stage.
   __device__ __forceinline__ void copy(const PrefillParams& p, typename C::Smem& smem, const Found& found, int stage) {
-    const int row = ptx::reread_tid() / 8;
-    there = found.wanted && found.page < static_cast<uint32_t>(p.num_pages);
+    const int tid = threadIdx.x, row = tid / 8;
+    const uint32_t found_page = __shfl_sync(0xffffffffu, found.page, tid & 24);
+    there = found.wanted && found_page < static_cast<uint32_t>(p.num_pages);
     bad_page |= found.wanted && !there;
-    const uint32_t page = there ? found.page : 0, slot = there ? found.slot : 0;
+    const uint32_t page = there ? found_page : 0, slot = there ? found.slot : 0;
     const auto row_of = [&](const void* pool, int64_t stride_page, int64_t stride_token) {
       const uint32_t at = page * static_cast<uint32_t>(stride_page / 8) + slot * static_cast<uint32_t>(stride_token / 8);
       return ptx::global_address(pool) + static_cast<uint64_t>(at) * swizzle::kChunkBytes;
     };
     copy_row<C>(ptx::shared_address(smem.work.keys[stage].latent), ptx::shared_address(smem.work.keys[stage].rope), row,
                 row_of(p.k, p.k_stride_page, p.k_stride_token), row_of(p.v, p.v_stride_page, p.v_stride_token), there);
-    if (ptx::reread_tid() % 8 == 0) smem.there[stage][row] = there;
+    if (tid % 8 == 0) smem.there[stage][row] = there;
   }
 };
 

@@ -32,31 +32,54 @@ __device__ __forceinline__ void multiply(typename C::Scores& s, uint32_t sQ, uin
     // As many lines as the pairs fill, in the order in which an address serves all of them.
     constexpr int kLines = kPairs > 4 ? kPairs / 4 : 1;
     constexpr int d = i / kLines + i % kLines * 4;
-    uint32_t rQ[C::kScoreBlocks][4], rK[4];
+    uint32_t rQ[C::kScoreBlocks][4];
     unroll<0, C::kScoreBlocks>([&](auto b) {
       ptx::ldmatrix_x4<swizzle::immediate<kRowBytes>(d, b)>(rQ[b], swizzle::turn<kRowBytes>(sQ, d));
     });
-    ptx::ldmatrix_x4<swizzle::immediate<kRowBytes>(d, 0)>(rK, swizzle::turn<kRowBytes>(sK, d));
+    unroll<0, C::kScoreCols / 2>([&](auto j) {
+      uint32_t rK[4];
+      ptx::ldmatrix_x4<swizzle::immediate<kRowBytes>(d, j)>(rK, swizzle::turn<kRowBytes>(sK, d));
 #pragma unroll
-    for (int b = 0; b < C::kScoreBlocks; ++b)
+      for (int b = 0; b < C::kScoreBlocks; ++b)
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        if (i == 0 && kRowBytes == C::kLatentBytes) {
-          fragment::mma_from_zero<C::kElement>(s[b][j], rQ[b], rK[2 * j], rK[2 * j + 1]);
-        } else {
-          fragment::mma<C::kElement>(s[b][j], rQ[b], rK[2 * j], rK[2 * j + 1]);
+        for (int n = 0; n < 2; ++n) {
+          if (i == 0 && kRowBytes == C::kLatentBytes) {
+            fragment::mma_from_zero<C::kElement>(s[b][2 * j + n], rQ[b], rK[2 * n], rK[2 * n + 1]);
+          } else {
+            fragment::mma<C::kElement>(s[b][2 * j + n], rQ[b], rK[2 * n], rK[2 * n + 1]);
+          }
         }
-      }
+    });
   });
 }
 
-// A warp's part of S, left in shared memory.
+// Half of the warps add the parts of the others to theirs. room: this lane's first 16 bytes of a place for the part.
+// CTA-collective.
+template <class C>
+__device__ __forceinline__ void hand_over(typename C::Scores& s, float4* room, bool gives) {
+  constexpr int kCount = C::kScoreBlocks * C::kScoreCols;
+  float(*flat)[4] = &s[0][0];
+  if (gives) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) room[32 * i] = make_float4(flat[i][0], flat[i][1], flat[i][2], flat[i][3]);
+  }
+  __syncthreads();
+  if (gives) return;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const float4 other = room[32 * i];
+    flat[i][0] += other.x, flat[i][1] += other.y, flat[i][2] += other.z, flat[i][3] += other.w;
+  }
+  __syncwarp();
+}
+
+// A warp's part of S, left in shared memory. CTA-collective.
 template <class C>
 __device__ __forceinline__ void score(typename C::Smem& smem, int stage) {
   using swizzle::offset;
   constexpr int kLatentPairs = C::kLatentDim / 16 / C::kDepthWarps, kRopePairs = C::kRopeDim / 16 / C::kDepthWarps;
-  const uint32_t tid = ptx::reread_tid(), lane = tid % 32, warp = tid / 32;
-  const uint32_t depth = warp % C::kDepthWarps, token = warp / C::kDepthWarps % C::kTokenWarps * 16;
+  const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const uint32_t depth = warp % C::kDepthWarps, token = warp / C::kDepthWarps % C::kTokenWarps * (8 * C::kScoreCols);
   const uint32_t row = warp / (C::kDepthWarps * C::kTokenWarps) * (16 * C::kScoreBlocks);
   const uint32_t q_row = row + fragment::a_row(lane), q_chunk = fragment::a_chunk(lane);
   const uint32_t k_row = token + fragment::b_nk_row(lane), k_chunk = fragment::b_nk_chunk(lane);
@@ -71,11 +94,17 @@ __device__ __forceinline__ void score(typename C::Smem& smem, int stage) {
   multiply<C, C::kRopeBytes, kRopePairs>(
       s, ptx::shared_address(queries.rope) + (offset<C::kRopeBytes>(q_row, q_chunk) ^ at_rope),
       ptx::shared_address(keys.rope) + (offset<C::kRopeBytes>(k_row, k_chunk) ^ at_rope));
-  const uint32_t to = ptx::shared_address(smem.work.scores[depth]);
+  float* part = smem.work.scores[depth % C::kParts];
+  if constexpr (C::kDepthWarps > C::kParts) {
+    const bool gives = depth >= C::kParts;
+    hand_over<C>(s, reinterpret_cast<float4*>(part + row * C::kTileK) + lane, gives);
+    if (gives) return;
+  }
+  const uint32_t to = ptx::shared_address(part);
 #pragma unroll
   for (int b = 0; b < C::kScoreBlocks; ++b)
 #pragma unroll
-    for (int j = 0; j < 2; ++j)
+    for (int j = 0; j < C::kScoreCols; ++j)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const uint32_t at = score_at<C>(row + 16 * b + fragment::acc_row(lane, 2 * h),
@@ -109,7 +138,7 @@ struct RowState {
     for (int i = 0; i < C::kLaneTokens; i += kRun) {
       const char* from = reinterpret_cast<const char*>(smem.work.scores[0]) + score_at<C>(row, first + i);
 #pragma unroll
-      for (int d = 0; d < C::kDepthWarps; ++d) add<kRun>(s + i, from + d * sizeof(smem.work.scores[0]));
+      for (int d = 0; d < C::kParts; ++d) add<kRun>(s + i, from + d * sizeof(smem.work.scores[0]));
     }
     if (edge) {
 #pragma unroll

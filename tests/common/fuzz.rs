@@ -22,6 +22,12 @@ pub fn fuzzed(seed: u64, paged: bool) -> Case<bf16> {
         spec.source = Source::Csr(3);
     }
     let mut case: Case<bf16> = spec.typed(seed, 1, &lengths);
+    corrupt_case(rng, &mut case);
+    case
+}
+
+/// Some of a case's lengths, page ids and offsets become garbage, and what they may lead to numbers.
+pub fn corrupt_case(rng: &mut StdRng, case: &mut Case<bf16>) {
     // Whatever garbage leads to may count: no NaN.
     for operand in [&mut case.q, &mut case.k, &mut case.v] {
         for row in 0..operand.shape[0] {
@@ -66,7 +72,6 @@ pub fn fuzzed(seed: u64, paged: bool) -> Case<bf16> {
             }
         }
     }
-    case
 }
 
 /// Some numbers become others.

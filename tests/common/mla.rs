@@ -48,6 +48,31 @@ pub fn case<T: Float>(
     csr: bool,
 ) -> Case<T> {
     let rng = &mut StdRng::seed_from_u64(seed);
+    let lse = rng.random_bool(0.5);
+    let arrangements = [(); 3].map(|()| Arrangement::random(rng));
+    let mut case = of(rng, query, lengths, arrangements);
+    case.problem.lse = lse;
+    let layout = PoolLayout::of_kind(rng.random_range(0..2), rng);
+    put_in_pages(rng, &mut case, page_size, csr, layout);
+    case
+}
+
+/// The same without gaps anywhere, in pages of 16, without a log-sum-exp.
+pub fn plain<T: Float>(query: usize, lengths: &Lengths) -> Case<T> {
+    let rng = &mut StdRng::seed_from_u64(1);
+    let mut case = of(rng, query, lengths, [Arrangement::Dense; 3]);
+    case.out = Arrangement::Dense;
+    case.device_offsets = false;
+    put_in_pages(rng, &mut case, 16, false, PoolLayout::Nhd { pad: 0 });
+    case
+}
+
+fn of<T: Float>(
+    rng: &mut StdRng,
+    query: usize,
+    lengths: &Lengths,
+    arrangements: [Arrangement; 3],
+) -> Case<T> {
     let heads = HeadShape {
         query,
         kv: 1,
@@ -57,17 +82,23 @@ pub fn case<T: Float>(
     let problem = PrefillProblem::new(T::DTYPE, heads, lengths.q.len(), longest)
         .v_dim(LATENT)
         .causal(true)
-        .scale((1.0 / 192f64.sqrt()) as f32)
-        .lse(rng.random_bool(0.5));
-    let arrangements = [(); 3].map(|()| Arrangement::random(rng));
+        .scale((1.0 / 192f64.sqrt()) as f32);
     let mut case = Case::of(rng, problem, lengths, arrangements);
     case.poison(rng);
     values_of_latents(&mut case);
-    let layout = PoolLayout::of_kind(rng.random_range(0..2), rng);
+    case
+}
+
+fn put_in_pages<T: Float>(
+    rng: &mut StdRng,
+    case: &mut Case<T>,
+    page_size: usize,
+    csr: bool,
+    layout: PoolLayout,
+) {
     let rows = case.k.shape[0];
     let pages = Pages::random(rng, page_size, csr, layout, &case.offsets_k, rows);
     case.put_in_pages(pages);
-    case
 }
 
 /// Makes the values what they are: the first columns of the keys.

@@ -14,7 +14,7 @@ use crate::common::decode;
 use crate::common::gemm::{self, Matrix};
 use crate::common::int4_case;
 use crate::common::spec::{Source, Spec};
-use crate::common::{Lengths, kv, moe};
+use crate::common::{Lengths, kv, mla, moe};
 use crate::{BACKENDS, emulated};
 
 #[test]
@@ -106,6 +106,37 @@ fn decode_case<T: Float>(
     let outcome = case.decode(device, blocks)?;
     assert!(outcome.entry == entry.name || entry.variant == "merge");
     case.judge_decode(&outcome)?;
+    Ok(())
+}
+
+#[test]
+fn every_mla_entry_gives_the_references_result() {
+    for backend in BACKENDS {
+        let device = emulated(backend);
+        for entry in catalog::ENTRIES.iter().filter(|e| e.kernel == "mla") {
+            let of = match entry.dtype {
+                "f16" => mla_case::<f16>,
+                _ => mla_case::<bf16>,
+            };
+            of(entry, &device)
+                .unwrap_or_else(|error| panic!("{} on {device}: {error}", entry.name));
+        }
+    }
+}
+
+/// Latent attention by this entry; for the one that adds up splits, by another and then by this.
+fn mla_case<T: Float>(
+    entry: &'static catalog::Entry,
+    device: &Device,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let way = match entry.variant {
+        "merge" => mla::Way::plain(16, 3),
+        _ => mla::Way::plain(entry.tile_q as usize, 1),
+    };
+    let case = mla::case::<T>(1, 3, &Lengths::of(&[1, 2], &[70, 33]), 5, true);
+    let outcome = case.mla(device, way)?;
+    assert!(outcome.entry == entry.name || entry.variant == "merge");
+    case.judge(&outcome)?;
     Ok(())
 }
 
@@ -250,6 +281,7 @@ fn every_kernel_has_a_smoke_case() {
             "kv_copy",
             "kv_gather",
             "merge_states",
+            "mla",
             "moe_combine",
             "moe_grouped",
             "moe_permute",

@@ -10,6 +10,7 @@ mod int4;
 mod int4_product;
 mod kv;
 mod kv_pages;
+mod mla;
 mod moe;
 mod operand;
 mod options;

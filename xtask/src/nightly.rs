@@ -82,6 +82,18 @@ const PARTS: &[Part] = &[
         steps: |_| Ok(random_cases("decode_hostile", "garbage", 10)),
     },
     Part {
+        name: "mla-many",
+        about: "latent attention: 4000 random cases on 4 schedules of the emulator",
+        sources: EMULATED,
+        steps: |_| Ok(random_cases("mla_random", "random_cases", 4)),
+    },
+    Part {
+        name: "mla-hostile",
+        about: "latent attention: 8000 launches on garbage lengths, page ids and offsets",
+        sources: EMULATED,
+        steps: |_| Ok(random_cases("mla_hostile", "garbage", 4)),
+    },
+    Part {
         name: "gemm-many",
         about: "matrix products: 8000 random cases on 8 schedules of the emulator",
         sources: EMULATED,
@@ -313,6 +325,7 @@ fn through_the_driver() -> Vec<Step> {
             "decode_options",
             "decode_rivals",
             "decode_hostile",
+            "mla_random",
             "merge_states",
             "kv_append",
             "kv_pages",
