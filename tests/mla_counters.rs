@@ -3,8 +3,9 @@
 
 mod common;
 
-use common::{Lengths, device, in_parallel, mla};
+use common::{Lengths, device_with, in_parallel, mla};
 use half::bf16;
+use infer_kernels::ptx_emulator::Config;
 
 /// One block, so that there is no second launch: every latent and rotary key is asked for once for
 /// each 64 (16) rows, in whole sectors and without bank conflicts, by few instructions.
@@ -20,7 +21,10 @@ fn latents_are_read_once_for_each_item() {
     in_parallel(&rows, |&(tile, heads, tokens, goal)| {
         let lengths = Lengths::of(&[1], &[tokens]);
         let case = mla::plain::<bf16>(heads, &lengths);
-        let device = device();
+        let device = device_with(Config {
+            profile: true,
+            ..Config::default()
+        });
         let outcome = case.mla(&device, mla::Way::plain(tile, 1)).unwrap();
         assert!(outcome.status.is_clean());
         let stats = device.last_launch().unwrap();

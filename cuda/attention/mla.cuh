@@ -39,6 +39,7 @@
 #include "attention/mla_scores.cuh"
 #include "common/fragment.cuh"
 #include "common/ptx.cuh"
+#include "common/ptx_use.cuh"
 #include "common/swizzle.cuh"
 #include "common/unroll.cuh"
 
@@ -191,6 +192,12 @@ __device__ __forceinline__ void work(const MlaParams& params, typename C::Smem& 
   __syncthreads();  // H3
 }
 
+// See `use`: what stands between the page size and the length of the table.
+__device__ __forceinline__ void use_all_of_pages(const PrefillParams& p) {
+  ptx::use(p.page_reciprocal);
+  ptx::use(p.num_pages);
+}
+
 // Looks up the next few items, and says how many: none behind the last. CTA-collective; shared memory is free.
 template <class C>
 __device__ __forceinline__ int find_items(const DecodeParams& params, typename C::Smem& smem) {
@@ -201,6 +208,7 @@ __device__ __forceinline__ int find_items(const DecodeParams& params, typename C
     __syncthreads();
     if (threadIdx.x == 0) smem.floor = progress.floor;
     __syncthreads();
+    use_all_of_pages(p);
     const int64_t window_end = decode::tabulate<C>(params, smem, progress.window, progress.before, /*reports=*/false);
     for (; count < C::kAhead && progress.at < progress.end && progress.at < window_end; ++count) {
       const Item item = decode::item_at<C>(p, smem, progress.at, progress.end, progress.window);
@@ -234,6 +242,7 @@ __device__ __forceinline__ void flash_mla(const MlaParams& params) {
 #pragma unroll 1
   for (int window = 0; window < p.batch; window += C::kThreads) {
     __syncthreads();
+    use_all_of_pages(p);
     units = decode::tabulate<C>(shared, smem, window, units, /*reports=*/blockIdx.x == 0);
   }
   if (threadIdx.x == 0) {

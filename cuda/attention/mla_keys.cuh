@@ -7,6 +7,7 @@
 #include "attention/mla_config.cuh"
 #include "attention/mla_params.cuh"
 #include "common/ptx.cuh"
+#include "common/ptx_use.cuh"
 #include "common/swizzle.cuh"
 #include "common/unroll.cuh"
 
@@ -51,6 +52,8 @@ struct Keys {
     const int rows = seq.q_len * p.num_heads, from = item.first_row / p.num_heads;
     const int to = (min(item.first_row + C::kTileQ, rows) - 1) / p.num_heads;
     pages = ptx::global_address(p.page_table) + 4 * seq.pages;
+    ptx::use(seq.first_chunk);
+    ptx::use(seq.chunks);
     end = ptx::shfl_first(
         min(decode::seen_by<C>(p, seq, from, to).end, (item.chunk + item.chunks) * C::kChunk));
     full_end = ptx::shfl_first(decode::seen_by<C>(p, seq, from, from).end);
