@@ -4,7 +4,7 @@
 #   scripts/mutants.sh ENTRY [SAMPLE]     for example: scripts/mutants.sh prefill_bf16_d128_full 400
 #
 # Two kinds are not drawn: roundings to the other side, which are within every bound that a test could have, and types
-# of the other sign, of numbers that are never negative. tests/mutants/prefill.txt lists mutants that compute the same.
+# of the other sign, of numbers that are never negative. tests/mutants lists mutants that compute the same.
 # Fails if, with 95 % confidence, fewer than 95 % of such mutants would be noticed.
 set -eu
 
@@ -18,6 +18,12 @@ program() {
         sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
 }
 entries=$(program prefill_entries) hostile=$(program prefill_hostile) random=$(program prefill_random)
+lists=$(mktemp)
+trap 'rm -f "$lists"' EXIT
+case $entry in
+*_paged | *_full) cat tests/mutants/prefill.txt ;;
+*) cat tests/mutants/prefill.txt tests/mutants/prefill_lean.txt ;;
+esac >"$lists"
 # What notices most comes first.
 test="$entries long_walk &&
     INFER_KERNELS_CASES=0..30 $entries by_itself &&
@@ -25,4 +31,4 @@ test="$entries long_walk &&
     INFER_KERNELS_CASES=0..320 $random"
 cargo run --quiet --package ptx-emulator --features cli --bin ptxrun -- mutate "ptx/sm_80/$entry.ptx" \
     --test "($test) >/dev/null 2>&1" --sample "$sample" --kinds "$kinds" \
-    --equivalent tests/mutants/prefill.txt --at-least 95
+    --equivalent "$lists" --at-least 95

@@ -131,6 +131,10 @@ fn each_offence_of_pages_and_masks_is_reported_with_its_sequence() {
 fn sequences_cannot_be_made_to_write_the_same_rows() {
     let report = status(&[0, 30, 5, 12, 20, 35], &[0, 8, 16, 24, 32, 40]);
     assert!(report.contains(Offence::SeqLensQ) && report.contains(Offence::SeqLenTooLong));
+    // More sequences than a block has threads: rows 5 to 12 are claimed by one whose end is offset 130.
+    let many = |last: [i32; 3]| [vec![0; 130], last.to_vec()].concat();
+    let report = status(&many([16, 5, 12]), &many([8, 16, 24]));
+    assert_eq!(report.first(), Some((Offence::SeqLensQ, 130)));
 }
 
 /// Numbers that stay as they are: nothing is followed out of bounds, and result and status word are
