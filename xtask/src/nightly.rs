@@ -137,7 +137,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "driver",
-        about: "the suite through cudarc and cust, on the emulator's CUDA driver, on 4 schedules",
+        about: "the suite through cudarc and through cust, on the emulator's CUDA driver; its own tests on 4 schedules",
         sources: DRIVEN,
         steps: |_| Ok(through_the_driver()),
     },
@@ -290,8 +290,8 @@ fn fuzz(target: &str, steps: u64, runs: u64) -> Vec<Step> {
     (1..=steps).map(step).collect()
 }
 
-/// Tests of every family through each binding of the driver's API, on several schedules of blocks and of
-/// streams.
+/// Tests of every family through each binding of the driver's API, and those of the driver itself on
+/// several schedules of blocks and of streams.
 fn through_the_driver() -> Vec<Step> {
     let step = |test: &str, device: Option<&str>, seed: u64| Step {
         name: [device.unwrap_or("both"), test, &seed.to_string()].join("-"),
@@ -314,34 +314,35 @@ fn through_the_driver() -> Vec<Step> {
             .collect(),
         sources: Vec::new(),
     };
-    let on_schedule = |seed| {
-        let suite = [
-            "prefill_random",
-            "prefill_special",
-            "prefill_options",
-            "prefill_rivals",
-            "prefill_hostile",
-            "decode_random",
-            "decode_options",
-            "decode_rivals",
-            "decode_hostile",
-            "mla_random",
-            "merge_states",
-            "kv_append",
-            "kv_pages",
-            "kv_latents",
-            "gemm_random",
-            "int4_random",
-            "moe_stages",
-            "moe_layer",
-        ];
-        let of = move |device| suite.map(|test| step(test, Some(device), seed));
-        of("cudarc")
-            .into_iter()
-            .chain(of("cust"))
-            .chain([step("driver", None, seed)])
-    };
-    (0..4).flat_map(on_schedule).collect()
+    let suite = [
+        "prefill_random",
+        "prefill_special",
+        "prefill_options",
+        "prefill_rivals",
+        "prefill_hostile",
+        "decode_random",
+        "decode_options",
+        "decode_rivals",
+        "decode_hostile",
+        "mixed",
+        "mla_random",
+        "mla_hostile",
+        "merge_states",
+        "kv_append",
+        "kv_pages",
+        "kv_latents",
+        "gemm_random",
+        "int4_random",
+        "moe_stages",
+        "moe_layer",
+    ];
+    let on = |device| suite.map(|test| step(test, Some(device), 0));
+    let of_the_driver = (0..4).map(|seed| step("driver", None, seed));
+    [on("cudarc"), on("cust")]
+        .into_iter()
+        .flatten()
+        .chain(of_the_driver)
+        .collect()
 }
 
 fn against_headers() -> Step {
