@@ -14,6 +14,7 @@ use infer_kernels::moe::{
     CombineArgs, CombinePlan, Direction, Experts, GroupRank, GroupedArgs, GroupedPlan,
     GroupedProblem, Groups, PermuteArgs, PermutePlan, Routing, Scoring,
 };
+use infer_kernels::ptx_emulator::Config;
 use infer_kernels::reference::moe::{Permutation, permute, route};
 use infer_kernels::{DType, Device, Float, Offence, Region, RegionMut, StatusReport, StatusWord};
 use rand::rngs::StdRng;
@@ -425,7 +426,8 @@ fn random_orders_and_offsets_are_followed_or_reported() {
 /// numbers would wrap (vLLM PR34279, flashinfer PR2642, sglang PR4727).
 #[test]
 fn int32_overflow_of_token_and_expert_offsets() {
-    let device = device();
+    // No other device has so much memory.
+    let device = Device::emulator(Config::default());
     let stream = device.stream();
     let (here, tokens, n, k) = (3, 2, 8, 16);
     let problem = GroupedProblem::new(DType::BF16, Direction::Up, [here, n, k], tokens, 1);
