@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use common::device;
 use half::bf16;
 use infer_kernels::attention::decode::{DecodePlan, DecodeProblem};
+use infer_kernels::attention::mla::{MlaPlan, MlaProblem};
 use infer_kernels::attention::prefill::{
     HeadShape, Kv, Mask, PageTable, PrefillArgs, PrefillPlan, PrefillProblem, SoftCap, Window,
 };
@@ -130,6 +131,26 @@ proptest! {
         let problem = DecodeProblem::of(problem).blocks(blocks);
         let supported = problem.supports();
         let plan = DecodePlan::new(&DEVICE, &problem);
+        prop_assert_eq!(supported.is_ok(), plan.is_ok());
+        if let Ok(plan) = plan {
+            let _ = (plan.to_string(), plan.blocks(), plan.workspace_bytes());
+            let _ = plan.operand_bytes(total[0], total[1]);
+        }
+
+        let mut problem = MlaProblem::new(dtype, query, batch, page_size.unwrap_or(16))
+            .max_queries(max_seqlen_q)
+            .causal(flags[0])
+            .lse(flags[1])
+            .blocks(blocks)
+            .rows(left.filter(|_| flags[3]));
+        if flags[2] {
+            problem = problem.scale(scale);
+        }
+        if flags[4] {
+            (problem.latent_dim, problem.rope_dim) = (dim, v_dim.unwrap_or(dim));
+        }
+        let supported = problem.supports();
+        let plan = MlaPlan::new(&DEVICE, &problem);
         prop_assert_eq!(supported.is_ok(), plan.is_ok());
         if let Ok(plan) = plan {
             let _ = (plan.to_string(), plan.blocks(), plan.workspace_bytes());

@@ -1,4 +1,4 @@
-// The tokens of a CTA's steps: each thread looks one up, two steps ahead, and copies every eighth chunk of its rows.
+// The tokens of a CTA's steps. Eight threads share one: the first looks it up, two steps ahead, each copies an eighth of its rows.
 #pragma once
 
 #include <cstdint>

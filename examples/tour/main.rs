@@ -11,6 +11,7 @@ mod decode;
 mod gemm;
 mod int4;
 mod kv;
+mod mla;
 mod moe;
 mod prefill;
 mod report;
@@ -62,6 +63,12 @@ const OPERATIONS: &[Operation] = &[
         at: "Llama 3 8B: 32 query heads, 8 kv heads, head dim 128, bf16, one token each",
         steps: decode::STEPS,
         run: decode::llama_3,
+    },
+    Operation {
+        name: "latent attention, from pages",
+        at: "DeepSeek-V2-Lite: 16 heads, latents of 512, rotary keys of 64, bf16, one token each",
+        steps: mla::STEPS,
+        run: mla::deepseek_v2_lite,
     },
     Operation {
         name: "matrix product, gate and up",

@@ -19,6 +19,8 @@ mod driver_errors;
 mod graphs;
 mod kv;
 #[cfg(feature = "cudarc")]
+mod mla_graph;
+#[cfg(feature = "cudarc")]
 mod moe_graph;
 mod smoke;
 #[cfg(feature = "cudarc")]

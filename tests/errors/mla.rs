@@ -381,7 +381,7 @@ fn plans_say_what_they_do() {
         "causal latent attention of 128 query heads to pages of 64 tokens, 4 sequences of at most 2 queries",
         "with log-sum-exp",
         "108 blocks with equal shares",
-        "279040 bytes per query, 1152 per token, read 4 times",
+        "279040 bytes per query, 1152 per token, read for each 64 of 256 rows",
     ] {
         assert!(text.contains(part), "no `{part}` in\n{text}");
     }

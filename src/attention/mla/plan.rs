@@ -197,10 +197,10 @@ impl fmt::Display for MlaPlan {
         write!(
             f,
             "\n  {} blocks with equal shares on {}, {of_query} bytes per query, {of_token} per token, \
-             read {} times, {} of workspace",
+             read for each {} of {rows} rows, {} of workspace",
             self.blocks,
             self.device(),
-            rows.div_ceil(entry.tile_q as usize),
+            entry.tile_q,
             self.workspace_bytes()
         )
     }
