@@ -17,7 +17,7 @@ pub struct Entry {
     pub target: u32,
     /// PTX version that the text declares: the driver must know at least this one.
     pub ptx_version: (u32, u32),
-    /// Element type of the operands, e.g. `bf16`.
+    /// Element type of the operands, e.g. `bf16`. `decode_quantised`: of the cache.
     pub dtype: &'static str,
     /// Head dimension that it is compiled for; 0 where the kernel has none.
     pub head_dim: u32,

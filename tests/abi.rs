@@ -5,7 +5,7 @@
 
 use std::mem::{align_of, size_of};
 
-use infer_kernels::attention::decode::DecodeParams;
+use infer_kernels::attention::decode::{DecodeParams, QuantisedDecodeParams};
 use infer_kernels::attention::merge::MergeParams;
 use infer_kernels::attention::mla::MlaParams;
 use infer_kernels::attention::prefill::PrefillParams;
@@ -122,6 +122,13 @@ const PASSED: &[Passed] = &[
         size: size_of::<MlaParams>(),
         align: align_of::<MlaParams>(),
         header: include_str!("../cuda/attention/mla_params.cuh"),
+    },
+    Passed {
+        kernel: "decode_quantised",
+        fields: QuantisedDecodeParams::FIELDS,
+        size: size_of::<QuantisedDecodeParams>(),
+        align: align_of::<QuantisedDecodeParams>(),
+        header: include_str!("../cuda/attention/decode_quantised_params.cuh"),
     },
     Passed {
         kernel: "int4",

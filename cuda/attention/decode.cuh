@@ -130,17 +130,73 @@ __device__ __forceinline__ void mask_unseen(typename C::Scores& s, uint32_t seen
   }
 }
 
-// A warp's keys of an item, attended to. CTA-collective, for the sake of Q.
+// What a warp does with the tiles of its steps. This one: elements of 16 bits.
 template <class C>
+struct Tiles {
+  typename C::Queries rQ;
+  uint32_t sQ, sK, sV;  // this lane's ldmatrix addresses
+
+  __device__ __forceinline__ Tiles(const DecodeParams&, const Item&) {}
+
+  // Starts to bring the item's rows of Q to shared memory. They are there behind a wait and a barrier.
+  __device__ __forceinline__ void fetch(const PrefillParams& p, typename C::Smem& smem, const Sequence& seq,
+                                        const Item& item) const {
+    copy_queries<C>(p, smem, seq, item);
+  }
+  // They are there.
+  __device__ __forceinline__ void settle(typename C::Smem& smem) {
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    sQ = ptx::shared_address(smem.queries) +
+         swizzle::offset<C::kKeyBytes>(fragment::a_row(lane), fragment::a_chunk(lane));
+    if constexpr (C::kKeepQ) unroll<0, C::kHeadDim / 16>([&](auto i) { prefill::load_queries<C, i>(rQ[i], sQ); });
+    sK = ptx::shared_address(smem.rings[warp].k) +
+         swizzle::offset<C::kKeyBytes>(fragment::b_nk_row(lane), fragment::b_nk_chunk(lane));
+    sV = ptx::shared_address(smem.rings[warp].v) +
+         swizzle::offset<C::kValueBytes>(fragment::b_kn_row(lane), fragment::b_kn_chunk(lane));
+  }
+  // S = Q·Kᵀ.
+  __device__ __forceinline__ void score(typename C::Scores& s) const { prefill::score<C>(s, rQ, sQ, sK); }
+  // O += P·V, P = 2^(S·scale - m).
+  __device__ __forceinline__ void accumulate(typename C::Output& o, SoftmaxState<C::kBlocks>& state,
+                                             const typename C::Scores& s, float scale) const {
+    prefill::accumulate<C>(o, state, s, scale, sV, [] {});
+  }
+
+  // Eight columns of row r of O live at j ^ (r % 4): rows differ in their banks.
+  static __device__ __forceinline__ void store(uint32_t sO, const typename C::Output& o) {
+    const uint32_t lane = threadIdx.x % 32;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const uint32_t row = fragment::acc_row(lane, 2 * h);
+#pragma unroll
+      for (int j = 0; j < C::kOutCols; ++j) {
+        const uint32_t at = row * C::kValueDim + 8 * (j ^ row % 4) + fragment::acc_col(lane, 0);
+        ptx::st_shared_v2(sO + 4 * at, o[0][j][2 * h], o[0][j][2 * h + 1]);
+      }
+    }
+  }
+  // Where four columns of a row of O live.
+  static __device__ __forceinline__ int quad_at(int row, int quad) {
+    return row * C::kValueDim + (quad / 2 ^ row % 4) * 8 + quad % 2 * 4;
+  }
+  // From sums of what was stored to sums of P·V.
+  __device__ __forceinline__ void complete(Sum&) const {}
+  __device__ __forceinline__ void write(const PrefillParams& p, const Sum& sum, int64_t token, int head, int quad) const {
+    decode::write<C::kElement>(p, sum, token, head, quad);
+  }
+};
+
+// A warp's keys of an item, attended to. CTA-collective, for the sake of Q.
+template <class C, class Tiles>
 __device__ __forceinline__ void attend(const PrefillParams& p, typename C::Smem& smem, const Sequence& seq,
-                                       const Item& item, typename C::Output& o, SoftmaxState<C::kBlocks>& state) {
-  const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+                                       const Item& item, Tiles& tiles, typename C::Output& o,
+                                       SoftmaxState<C::kBlocks>& state) {
   Keys<C> keys;
   keys.point(p, smem, seq, item);
   int key0 = keys.start(item);
   const bool works = key0 < keys.end;
   Found found = keys.look_up(p, key0);
-  copy_queries<C>(p, smem, seq, item);
+  tiles.fetch(p, smem, seq, item);
   ptx::cp_async_commit_group();
   const Bias bias = bias_of<C>(p, seq, item);
   Step step = keys.settle(p, found, key0);
@@ -152,20 +208,13 @@ __device__ __forceinline__ void attend(const PrefillParams& p, typename C::Smem&
 
   ptx::cp_async_wait_group<2>();
   __syncthreads();
-  typename C::Queries rQ;
-  const uint32_t sQ = ptx::shared_address(smem.queries) +
-                      swizzle::offset<C::kKeyBytes>(fragment::a_row(lane), fragment::a_chunk(lane));
-  if constexpr (C::kKeepQ) unroll<0, C::kHeadDim / 16>([&](auto i) { prefill::load_queries<C, i>(rQ[i], sQ); });
-  const uint32_t sK = ptx::shared_address(smem.rings[warp].k) +
-                      swizzle::offset<C::kKeyBytes>(fragment::b_nk_row(lane), fragment::b_nk_chunk(lane));
-  const uint32_t sV = ptx::shared_address(smem.rings[warp].v) +
-                      swizzle::offset<C::kValueBytes>(fragment::b_kn_row(lane), fragment::b_kn_chunk(lane));
+  tiles.settle(smem);
   const float scale = prefill::scale_log2<C>(p);
   while (key0 < keys.end) {
     ptx::cp_async_wait_group<1>();
     __syncwarp();  // H1: K[j]
     typename C::Scores s;
-    prefill::score<C>(s, rQ, sQ, sK);
+    tiles.score(s);
     __syncwarp();  // H2: K[j] is no longer read
     const int next0 = key0 + C::kChunk;
     const Step next = keys.settle(p, found, next0);
@@ -177,7 +226,7 @@ __device__ __forceinline__ void attend(const PrefillParams& p, typename C::Smem&
     state.raise(s, scale, o);
     ptx::cp_async_wait_group<1>();
     __syncwarp();  // H1: V[j]
-    prefill::accumulate<C>(o, state, s, scale, sV, [] {});
+    tiles.accumulate(o, state, s, scale);
     __syncwarp();  // H2: V[j] is no longer read
     if (next0 < keys.end) keys.copy_v(p, next);
     ptx::cp_async_commit_group();
@@ -188,21 +237,17 @@ __device__ __forceinline__ void attend(const PrefillParams& p, typename C::Smem&
 }
 
 // The warps' states, added up, to the output or to the block's partial results.
-template <class C>
+template <class C, class Tiles>
 __device__ __forceinline__ void finish(const DecodeParams& params, typename C::Smem& smem, const Sequence& seq,
-                                       const Item& item, const typename C::Output& o, SoftmaxState<C::kBlocks>& state) {
+                                       const Item& item, const Tiles& tiles, const typename C::Output& o,
+                                       SoftmaxState<C::kBlocks>& state) {
   constexpr int kQuads = C::kValueDim / 4;  // columns are dealt with by fours
   const PrefillParams& p = params.attention;
   const uint32_t tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
-  const uint32_t sO = ptx::shared_address(&smem.rings[warp]);
+  Tiles::store(ptx::shared_address(&smem.rings[warp]), o);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const uint32_t row = fragment::acc_row(lane, 2 * h);
-#pragma unroll
-    for (int j = 0; j < C::kOutCols; ++j) {  // eight columns of row r live at j ^ (r % 4): rows differ in their banks
-      const uint32_t at = row * C::kValueDim + 8 * (j ^ row % 4) + fragment::acc_col(lane, 0);
-      ptx::st_shared_v2(sO + 4 * at, o[0][j][2 * h], o[0][j][2 * h + 1]);
-    }
     const float l = fragment::quad_sum(state.l[h]);
     if (lane % 4 == 0) {
       smem.m[warp][row] = -state.neg_m[h];
@@ -222,25 +267,27 @@ __device__ __forceinline__ void finish(const DecodeParams& params, typename C::S
     for (int w = 0; w < C::kWarps; ++w) sum.consider(smem.m[w][row]);
 #pragma unroll
     for (int w = 0; w < C::kWarps; ++w) {
-      const float* from = reinterpret_cast<const float*>(&smem.rings[w]) + row * C::kValueDim;
-      const float4 part = *reinterpret_cast<const float4*>(from + ((quad / 2 ^ row % 4) * 8 + quad % 2 * 4));
+      const float* from = reinterpret_cast<const float*>(&smem.rings[w]);
+      const float4 part = *reinterpret_cast<const float4*>(from + Tiles::quad_at(row, quad));
       sum.add(smem.m[w][row], smem.l[w][row], part);
     }
+    tiles.complete(sum);
     if (!whole) {
       *reinterpret_cast<float4*>(partial + row * C::kValueDim + 4 * quad) = sum.o;
       if (quad == 0) partial[C::kTileQ * C::kValueDim + row] = sum.m;
       if (quad == 0) partial[C::kTileQ * (C::kValueDim + 1) + row] = sum.l;
     } else if (!C::kOptions || 4 * quad < p.v_dim) {  // H7
       const int64_t token = static_cast<int64_t>(seq.q_start) + at / group;
-      write<C::kElement>(p, sum, token, item.kv_head * group + at % group, quad);
+      tiles.write(p, sum, token, item.kv_head * group + at % group, quad);
     }
   }
   __syncthreads();  // H3
 }
 
-// The kernel.
-template <class C>
-__device__ __forceinline__ void flash_decode(const DecodeParams& params) {
+// The kernel, with tiles of which each item makes its own.
+template <class C, template <class> class TilesOf, class Params>
+__device__ __forceinline__ void share_out(const Params& all) {
+  const DecodeParams& params = all;
   extern __shared__ __align__(128) unsigned char dynamic_smem[];
   typename C::Smem& smem = *reinterpret_cast<typename C::Smem*>(dynamic_smem);
   const PrefillParams& p = params.attention;
@@ -265,11 +312,12 @@ __device__ __forceinline__ void flash_decode(const DecodeParams& params) {
     while (at < share.end && at < window_end) {  // H6
       const Item item = item_at<C>(p, smem, at, share.end, window);
       const Sequence seq = smem.table[item.sequence];
+      TilesOf<C> tiles(all, item);
       typename C::Output o = {};
       SoftmaxState<C::kBlocks> state;
       state.clear();
-      attend<C>(p, smem, seq, item, o, state);
-      finish<C>(params, smem, seq, item, o, state);
+      attend<C>(p, smem, seq, item, tiles, o, state);
+      finish<C>(params, smem, seq, item, tiles, o, state);
       if (item.begins && !item.ends && threadIdx.x == 0) {
         const int last = min(cut.owner(item.end - 1), static_cast<int>(gridDim.x) - 1);  // H5: lengths may have changed
         const int parts = last - static_cast<int>(blockIdx.x) + 1;
@@ -279,6 +327,11 @@ __device__ __forceinline__ void flash_decode(const DecodeParams& params) {
       at += item.chunks;
     }
   }
+}
+
+template <class C>
+__device__ __forceinline__ void flash_decode(const DecodeParams& params) {
+  share_out<C, Tiles>(params);
 }
 
 }  // namespace decode

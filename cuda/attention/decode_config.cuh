@@ -21,10 +21,12 @@ struct Sequence {
   int32_t index;             // within the batch
 };
 
-// kOptions: everything that changes scores, masks and dims; without, head dims are those of the entry.
-template <fragment::Element kElement_, int kDim, bool kOptions_>
+// kElement: of the operands of tensor operations. kOptions: everything that changes scores, masks and dims; without, head
+// dims are those of the entry. kCacheBytes: of an element of K and V in memory.
+template <fragment::Element kElement_, int kDim, bool kOptions_, int kCacheBytes_ = 2>
 struct Config {
   static constexpr fragment::Element kElement = kElement_;
+  static constexpr int kCacheBytes = kCacheBytes_;
   static constexpr int kHeadDim = kDim;
   static constexpr int kValueDim = kDim;
   static constexpr bool kGather = true;
@@ -34,16 +36,17 @@ struct Config {
   static constexpr int kBlocks = 1;         // row blocks of 16 per warp: all warps have the same rows
   static constexpr bool kKeepQ = kDim <= 128;  // in registers
   static constexpr int kTileQ = 16;
-  static constexpr int kTileK = kDim > 128 ? 16 : 32;  // keys of a warp's step
+  static constexpr int kTileK = kDim * kCacheBytes > 256 ? 16 : 32;  // keys of a warp's step
   static constexpr int kChunk = kWarps * kTileK;       // keys of a CTA's step: what is shared out
   static constexpr int kStages = 1;
-  static constexpr int kKeyBytes = kHeadDim * 2;     // of a row of Q or K
-  static constexpr int kValueBytes = kValueDim * 2;  // of a row of V
+  static constexpr int kQueryBytes = kHeadDim * 2;              // of a row of Q
+  static constexpr int kKeyBytes = kHeadDim * kCacheBytes;      // of a row of K
+  static constexpr int kValueBytes = kValueDim * kCacheBytes;   // of a row of V
   static constexpr int kKeyCols = kTileK / 8;        // accumulator blocks along the keys
   static constexpr int kOutCols = kValueDim / 8;     // accumulator blocks along the head dimension of V
   static constexpr int kPartial = kTileQ * (kValueDim + 2);  // floats of a partial result
   static_assert(kTileK <= 32, "a lane for each key");
-  static_assert(kKeyBytes % 128 == 0 && kValueBytes % 128 == 0, "rows are whole lines");
+  static_assert(kKeyBytes % 64 == 0 && kValueBytes % 64 == 0, "rows are whole lines");
 
   // What a warp has for itself: K and V of a step, in the end its O.
   struct Ring {
@@ -54,7 +57,7 @@ struct Config {
 
   struct Smem {
     Ring rings[kWarps];
-    unsigned char queries[kTileQ * kKeyBytes];
+    unsigned char queries[kTileQ * kQueryBytes];
     Sequence table[kThreads];  // sequences of one window of the batch
     int64_t units_end;         // of the window
     int64_t sums[kWarps];      // room of scans

@@ -13,21 +13,21 @@
 
 namespace decode {
 
-// Copies of rows by one warp: lane l takes chunk l%8 of each line of rows l/8, l/8 + 4, …
+// Copies of rows by one warp: with lines of c chunks, lane l takes chunk l%c of each line of rows l/c, l/c + 32/c, …
 template <int kRowBytes>
 struct WarpCopy {
   static constexpr int kLineBytes = swizzle::kLineBytes<kRowBytes>;
   static constexpr int kLines = kRowBytes / kLineBytes;
-  static constexpr int kLineChunks = 8;
+  static constexpr int kLineChunks = swizzle::kLineChunks<kRowBytes>;
   static constexpr int kStep = 32 / kLineChunks;  // rows between two of a lane's rows
   static constexpr uint32_t kAbsent = 0xffffffffu;  // in place of the offset of a row that does not exist
 
   static __device__ __forceinline__ uint32_t offset(uint32_t lane) {
     return swizzle::offset<kRowBytes>(lane / kLineChunks, lane % kLineChunks);
   }
-  // How many of the lane's lines hold elements of rows that have only `elements`, a multiple of 8.
-  static __device__ __forceinline__ int lines(uint32_t lane, int elements) {
-    return (elements / 8 - static_cast<int>(lane % kLineChunks) + kLineChunks - 1) / kLineChunks;
+  // How many of the lane's lines hold elements of rows that have only so many chunks.
+  static __device__ __forceinline__ int lines(uint32_t lane, int chunks) {
+    return (chunks - static_cast<int>(lane % kLineChunks) + kLineChunks - 1) / kLineChunks;
   }
 
   // Row r of kRows, whose offset in units of 16 bytes lane r has, to shared memory; zeros for rows that are absent and for
@@ -41,8 +41,8 @@ struct WarpCopy {
     unroll<0, kRows / kStep>([&](auto i) {
       const uint64_t row = base + static_cast<uint64_t>(offset[i]) * swizzle::kChunkBytes;
       const bool exists = offset[i] != kAbsent;
-      // Four rows on, the swizzle turns the third bit of the chunk.
-      const uint32_t to = i % 2 == 0 ? shared : shared ^ (4 * swizzle::kChunkBytes);
+      // In lines of 8 chunks, the swizzle turns the third bit of the chunk four rows on; of 4, nothing eight rows on.
+      const uint32_t to = kLineChunks == 4 || i % 2 == 0 ? shared : shared ^ (4 * swizzle::kChunkBytes);
       unroll<0, kLines>([&](auto line) {
         const uint32_t valid = exists && line < lines ? swizzle::kChunkBytes : 0;  // nothing is read if this is 0
         ptx::cp_async_cg_16<i * kStep * kRowBytes + line * kLineBytes, line * kLineBytes>(to, row, valid);
@@ -70,6 +70,7 @@ template <class C>
 struct Keys {
   using CopyK = WarpCopy<C::kKeyBytes>;
   using CopyV = WarpCopy<C::kValueBytes>;
+  static constexpr int kChunkElements = swizzle::kChunkBytes / C::kCacheBytes;
 
   uint64_t gK, gV;            // this lane's chunk of the KV head's row at offset 0
   uint64_t pages;             // of the sequence's page ids
@@ -87,7 +88,9 @@ struct Keys {
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int group = p.num_heads / p.num_kv_heads;
     const auto base = [&](const void* pool, int64_t stride_head) {
-      return ptx::global_address(pool) + lane % CopyK::kLineChunks * swizzle::kChunkBytes + 2 * item.kv_head * stride_head;
+      const uint64_t address = ptx::global_address(pool) + lane % CopyK::kLineChunks * swizzle::kChunkBytes +
+                               C::kCacheBytes * item.kv_head * stride_head;
+      return C::kCacheBytes == 2 ? address : ptx::opaque(address);  // kept where there are registers to keep it in
     };
     gK = base(p.k, p.k_stride_head);
     gV = base(p.v, p.v_stride_head);
@@ -157,8 +160,8 @@ struct Keys {
       }
     }
     const auto offset = [&](int64_t stride_page, int64_t stride_token) {
-      const uint32_t at = found.page * static_cast<uint32_t>(stride_page / 8) +
-                          found.slot * static_cast<uint32_t>(stride_token / 8);
+      const uint32_t at = found.page * static_cast<uint32_t>(stride_page / kChunkElements) +
+                          found.slot * static_cast<uint32_t>(stride_token / kChunkElements);
       return there ? at : CopyK::kAbsent;
     };
     step.k_offset = offset(p.k_stride_page, p.k_stride_token);
@@ -167,11 +170,11 @@ struct Keys {
   }
 
   __device__ __forceinline__ void copy_k(const PrefillParams& p, const Step& step) const {
-    const int lines = C::kOptions ? CopyK::lines(ptx::reread_tid() % 32, p.head_dim) : CopyK::kLines;
+    const int lines = C::kOptions ? CopyK::lines(ptx::reread_tid() % 32, p.head_dim / kChunkElements) : CopyK::kLines;
     CopyK::template rows<C::kTileK>(wK, gK, step.k_offset, lines);
   }
   __device__ __forceinline__ void copy_v(const PrefillParams& p, const Step& step) const {
-    const int lines = C::kOptions ? CopyV::lines(ptx::reread_tid() % 32, p.v_dim) : CopyV::kLines;
+    const int lines = C::kOptions ? CopyV::lines(ptx::reread_tid() % 32, p.v_dim / kChunkElements) : CopyV::kLines;
     CopyV::template rows<C::kTileK>(wV, gV, step.v_offset, lines);
   }
 };

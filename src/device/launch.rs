@@ -50,7 +50,8 @@ unsafe impl Launch for prefill::Bound<'_> {
     }
 }
 
-// SAFETY: ABI: `DecodeParams` is compared with the PTX, field by field, by tests/abi.rs. Bounds: made
+// SAFETY: ABI: `DecodeParams` and `QuantisedDecodeParams` are compared with the PTX, field by field, by
+// tests/abi.rs; which of them an entry takes follows from the format that it was chosen by. Bounds: made
 // only of a `decode::Bound`, whose making proves the operands as prefill's does and the workspace by
 // its length; the kernels check what they read from lengths, page tables and mask offsets as prefill's
 // do, and what they read back from the workspace is what they wrote there. Aliasing: `out`, `lse` and
@@ -65,7 +66,7 @@ unsafe impl Launch for decode::BoundLaunch<'_> {
         self.shape
     }
     fn params(&self) -> &[u8] {
-        bytemuck::bytes_of(self.params)
+        self.params
     }
     fn stream_checked(&self) -> &Stream {
         self.stream

@@ -36,8 +36,18 @@ impl Format {
         }
     }
 
+    /// What it is called in messages and in the names of kernels: `"e4m3"`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Format::Same => "same",
+            Format::E4m3 => "e4m3",
+            Format::E5m2 => "e5m2",
+            Format::Int8 => "int8",
+        }
+    }
+
     /// The types of memory that hold it.
-    pub(super) fn dtypes(self, dtype: DType) -> Vec<DType> {
+    pub(crate) fn dtypes(self, dtype: DType) -> Vec<DType> {
         match self {
             Format::Same => vec![dtype],
             Format::E4m3 | Format::E5m2 => vec![DType::U8],
@@ -132,7 +142,7 @@ pub struct Scales<'a> {
 
 /// What a cache is to hold.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Contents {
+pub(crate) struct Contents {
     pub dtype: DType,
     pub format: Format,
     pub heads: usize,
@@ -334,7 +344,7 @@ fn columns(
 
 impl Scales<'_> {
     /// Address and step from head to head of the scales of keys and of values.
-    pub(super) fn of(
+    pub(crate) fn of(
         scales: Option<&Self>,
         stream: &Stream,
         contents: Contents,

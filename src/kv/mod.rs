@@ -59,6 +59,7 @@ pub use append::{
 };
 #[doc(hidden)]
 pub use append::{AppendParams, AppendPart};
+pub(crate) use cache::Contents;
 pub use cache::{Cache, CacheMut, Format, Scales};
 #[doc(hidden)]
 pub use copy::CopyParams;

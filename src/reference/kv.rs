@@ -233,12 +233,19 @@ pub fn encode(format: Format, x: f64) -> u8 {
     }
     let largest = if format == Format::E4m3 { 0x7e } else { 0x7b };
     let magnitude = x.abs().min(decode(format, largest));
-    let error = |byte: &u8| (decode(format, *byte) - magnitude).abs();
-    let nearest = (0..=largest).min_by(|a, b| {
-        let even = (a & 1).cmp(&(b & 1));
-        error(a).total_cmp(&error(b)).then(even)
-    });
-    sign | nearest.unwrap_or(0)
+    // Bytes are in the order of their numbers: the last that is not above, and the one behind it.
+    let (mut low, mut high) = (0, largest);
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        let below = decode(format, middle) <= magnitude;
+        (low, high) = if below { (middle, high) } else { (low, middle) };
+    }
+    let error = |byte: u8| (decode(format, byte) - magnitude).abs();
+    let even = (low & 1).cmp(&(high & 1));
+    match error(low).total_cmp(&error(high)).then(even) {
+        std::cmp::Ordering::Greater => sign | high,
+        _ => sign | low,
+    }
 }
 
 #[cfg(test)]

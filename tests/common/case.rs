@@ -232,12 +232,12 @@ impl<T: Float> Case<T> {
         poisoned
     }
 
-    fn pools(&self) -> Option<[Pool<T>; 2]> {
+    pub fn pools(&self) -> Option<[Pool<T>; 2]> {
         let pages = self.pages.as_ref()?;
         Some(pages.pools(&self.k, &self.v))
     }
 
-    fn inputs<'a>(&'a self, pools: Option<&'a [Pool<T>; 2]>) -> PrefillInputs<'a, T> {
+    pub fn inputs<'a>(&'a self, pools: Option<&'a [Pool<T>; 2]>) -> PrefillInputs<'a, T> {
         let kv = match (&self.pages, pools) {
             (Some(pages), Some([k, v])) => {
                 let of = |pool: &'a Pool<T>, data: &'a [T]| {
@@ -385,7 +385,17 @@ impl<T: Float> Case<T> {
         outcome: &Outcome<T>,
     ) -> Result<(Margin, Margin), Box<dyn Error>> {
         let pools = self.pools();
-        let inputs = self.inputs(pools.as_ref());
+        self.judge_of(row, outcome, self.inputs(pools.as_ref()), 0)
+    }
+
+    /// The same with other keys and values, and scores that are rounded so many times more.
+    pub fn judge_of(
+        &self,
+        row: usize,
+        outcome: &Outcome<T>,
+        inputs: PrefillInputs<'_, T>,
+        roundings: usize,
+    ) -> Result<(Margin, Margin), Box<dyn Error>> {
         let exact = prefill(&self.problem, inputs)?;
         let rounded = prefill_rounded(&self.problem, inputs, outcome.tile_k())?;
         if outcome.status != exact.status {
@@ -420,7 +430,7 @@ impl<T: Float> Case<T> {
                 &exact.lse_allowed,
             ],
             |at| exact.written[at % self.rows_q()],
-            Rule::truncated(dim.div_ceil(16)),
+            Rule::truncated(dim.div_ceil(16) + roundings),
         )?;
         Ok((out, lse))
     }

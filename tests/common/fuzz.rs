@@ -12,6 +12,11 @@ use super::{Case, Lengths, Table};
 /// A small case of any kind, some of whose lengths, page ids and offsets are garbage; its keys are in
 /// pages, or may be.
 pub fn fuzzed(seed: u64, paged: bool) -> Case<bf16> {
+    fuzzed_as(seed, paged, |_| ())
+}
+
+/// The same with something decided beforehand.
+pub fn fuzzed_as(seed: u64, paged: bool, decide: impl FnOnce(&mut Spec)) -> Case<bf16> {
     let rng = &mut StdRng::seed_from_u64(seed);
     let batch = rng.random_range(1..=5);
     let mut lengths =
@@ -34,6 +39,7 @@ pub fn fuzzed(seed: u64, paged: bool) -> Case<bf16> {
             ..spec
         };
     }
+    decide(&mut spec);
     let mut case: Case<bf16> = spec.typed(seed, 1, &lengths);
     corrupt_case(rng, &mut case);
     case

@@ -14,11 +14,12 @@ pub mod mla;
 pub mod moe;
 mod operand;
 mod pages;
+pub mod quantised;
 pub mod spec;
 
 pub use case::{Bits, Case, Lengths, Outcome};
 pub use operand::{Arrangement, Operand, indices};
-pub use pages::{Pages, PoolLayout, Table};
+pub use pages::{Pages, Pool, PoolLayout, Table};
 
 use std::error::Error;
 

@@ -30,6 +30,15 @@ impl PoolLayout {
         }
     }
 
+    /// The same with twice the gaps: rows of bytes lie at multiples of 16.
+    pub fn of_bytes(self) -> PoolLayout {
+        match self {
+            PoolLayout::Nhd { pad } => PoolLayout::Nhd { pad: 2 * pad },
+            PoolLayout::Hnd { pad } => PoolLayout::Hnd { pad: 2 * pad },
+            PoolLayout::Combined => PoolLayout::Combined,
+        }
+    }
+
     /// Elements of a page, and strides of row and head.
     fn strides(self, [rows, heads, dim]: [usize; 3]) -> (usize, usize, usize) {
         match self {
@@ -165,6 +174,11 @@ impl Pages {
             signed: rng.random_bool(0.5),
             filler: f64::NAN,
         }
+    }
+
+    /// Page, and row of the page, of a ragged row.
+    pub fn home(&self, row: usize) -> Option<[usize; 2]> {
+        self.homes[row]
     }
 
     /// Keys and values in their pools, everything else the filler. With `Combined` pools of one shape,

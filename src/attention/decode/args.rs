@@ -2,6 +2,7 @@
 
 use crate::attention::CuSeqLens;
 use crate::attention::prefill::{Kv, Mask};
+use crate::kv::Scales;
 use crate::status::StatusWord;
 use crate::tensor::{Tensor, TensorMut};
 
@@ -11,7 +12,7 @@ use crate::tensor::{Tensor, TensorMut};
 pub struct DecodeArgs<'a> {
     /// Queries, `[total_q, heads.query, dim]`.
     pub q: Tensor<'a, 3>,
-    /// Keys and values in pages, which of them belong to each sequence, and how many there are, the
+    /// Keys and values in pages, in memory of a type that holds the plan's format; which of them belong to each sequence, and how many there are, the
     /// new ones among them.
     pub kv: Kv<'a>,
     /// The result, `[total_q, heads.query, v_dim]`.
@@ -28,6 +29,8 @@ pub struct DecodeArgs<'a> {
     pub sinks: Option<Tensor<'a, 1>>,
     /// Which keys each query may see.
     pub mask: Option<Mask<'a>>,
+    /// Scales of a cache in 8 bits, for each kv head or for all; any numbers. Read by the kernel.
+    pub scales: Option<Scales<'a>>,
     /// At least [`DecodePlan::workspace_elements`](super::DecodePlan::workspace_elements) of `f32`,
     /// the first at a multiple of 16 bytes; its contents do not matter.
     pub workspace: TensorMut<'a, 1>,
@@ -53,6 +56,7 @@ impl<'a> DecodeArgs<'a> {
             alibi: None,
             sinks: None,
             mask: None,
+            scales: None,
             workspace,
             status,
         }

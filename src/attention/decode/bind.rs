@@ -1,17 +1,21 @@
 //! The proof that operands fit a plan.
 
-use super::{DecodeArgs, DecodeError, DecodeParams, DecodePlan};
+use super::{DecodeArgs, DecodeError, DecodeParams, DecodePlan, QuantisedDecodeParams};
 use crate::attention::prefill::{Operands, PrefillError, apart_from_inputs, same_device};
 use crate::device::launch::LaunchShape;
 use crate::device::{Kernel, Stream};
 use crate::dtype::DType;
-use crate::operand::Operand;
+use crate::error::OperandError;
+use crate::kv::{Contents, Format, Scales};
+use crate::operand::{Apart, Operand};
+use crate::tensor::{Tensor, TensorMut};
 
 /// Checked operands, as the kernels take them. Made only by [`Bound::new`].
 pub(crate) struct Bound<'a> {
     plan: &'a DecodePlan,
     stream: &'a Stream,
-    params: DecodeParams,
+    /// Of which entries for 16 bits take the first field.
+    params: QuantisedDecodeParams,
 }
 
 /// One of the launches of checked operands.
@@ -19,7 +23,8 @@ pub(crate) struct BoundLaunch<'b> {
     pub kernel: &'b Kernel,
     pub stream: &'b Stream,
     pub shape: LaunchShape,
-    pub params: &'b DecodeParams,
+    /// As the kernel's entry declares them.
+    pub params: &'b [u8],
 }
 
 impl Bound<'_> {
@@ -29,7 +34,10 @@ impl Bound<'_> {
             kernel: self.plan.kernel(),
             stream: self.stream,
             shape: self.plan.shape(),
-            params: &self.params,
+            params: match self.plan.problem().cache_format() {
+                Format::Same => bytemuck::bytes_of(&self.params.decode),
+                _ => bytemuck::bytes_of(&self.params),
+            },
         }
     }
 
@@ -39,7 +47,7 @@ impl Bound<'_> {
             kernel: self.plan.merge()?,
             stream: self.stream,
             shape: self.plan.merge_shape(),
-            params: &self.params,
+            params: bytemuck::bytes_of(&self.params.decode),
         })
     }
 }
@@ -67,7 +75,15 @@ impl<'a> Bound<'a> {
             mask: args.mask,
             status: args.status,
         };
-        let attention = operands.bind(problem, stream, plan.params(), true)?;
+        let format = plan.problem().cache_format();
+        let attention = operands.bind(problem, format, stream, plan.params(), true)?;
+        let contents = Contents {
+            dtype: problem.dtype,
+            format,
+            heads: problem.heads.kv,
+            dims: [problem.heads.dim, problem.v_dim],
+        };
+        let [k_scales, v_scales] = Scales::of(args.scales.as_ref(), stream, contents)?;
 
         let tensor = args.workspace.as_ref();
         let workspace = Operand {
@@ -83,33 +99,53 @@ impl<'a> Bound<'a> {
         }
         let partials = tensor.address();
         apart_from_inputs(workspace, &operands)?;
-        let tensor = operands.out.as_ref();
-        let name = "out";
-        let out = Operand {
-            name,
-            tensor: &tensor,
+        let out = operands.out.as_ref();
+        let lse = operands.lse.as_ref().map(TensorMut::as_ref);
+        written_apart(workspace, &out, lse.as_ref(), args.scales.as_ref())?;
+        let decode = DecodeParams {
+            attention,
+            partials,
+            splits: partials.wrapping_add(4 * plan.partial_elements() as u64),
+            q_len,
+            partial_dim: plan.kernel().entry().v_dim as i32,
         };
-        workspace.apart_from(out)?;
-        if let Some(lse) = &operands.lse {
-            let tensor = lse.as_ref();
-            let name = "lse";
-            workspace.apart_from(Operand {
-                name,
-                tensor: &tensor,
-            })?;
-        }
         Ok(Bound {
             plan,
             stream,
-            params: DecodeParams {
-                attention,
-                partials,
-                splits: partials.wrapping_add(4 * plan.partial_elements() as u64),
-                q_len,
-                partial_dim: plan.kernel().entry().v_dim as i32,
+            params: QuantisedDecodeParams {
+                decode,
+                k_scales: k_scales.0,
+                v_scales: v_scales.0,
+                k_scales_stride: k_scales.1,
+                v_scales_stride: v_scales.1,
+                is_bf16: i32::from(problem.dtype == DType::BF16),
+                pad: 0,
             },
         })
     }
+}
+
+/// What is written shares no memory with the scales, nor the workspace with the results.
+fn written_apart(
+    workspace: Operand<'_, '_, 1>,
+    out: &Tensor<'_, 3>,
+    lse: Option<&Tensor<'_, 2>>,
+    scales: Option<&Scales<'_>>,
+) -> Result<(), OperandError> {
+    let mut apart = Apart::default();
+    if let Some(Scales { k, v }) = scales {
+        for (name, tensor) in [("k scales", k), ("v scales", v)] {
+            apart.read(Operand { name, tensor });
+        }
+    }
+    let (name, tensor) = ("out", out);
+    apart.written(Operand { name, tensor });
+    if let Some(tensor) = lse {
+        let name = "lse";
+        apart.written(Operand { name, tensor });
+    }
+    apart.written(workspace);
+    apart.check()
 }
 
 /// The queries of each sequence, if they are as many for each and no more than planned.

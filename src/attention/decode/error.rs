@@ -4,6 +4,7 @@ use crate::attention::prefill::PrefillError;
 use crate::device::DeviceError;
 use crate::dtype::DType;
 use crate::error::{OperandError, TensorError};
+use crate::kv::KvError;
 
 /// Why a decode was refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -20,9 +21,11 @@ pub enum DecodeError {
     /// No kernel has these head dimensions.
     #[error(
         "no decode kernel for heads of {} elements for keys and {} for values: \
-         expected multiples of 8, at most {} and {}", got.0, got.1, expected.0, expected.1
+         expected multiples of {unit}, at most {} and {}", got.0, got.1, expected.0, expected.1
     )]
     UnsupportedHeadDim {
+        /// What dimensions are multiples of: 16 bytes of a cache in 8 bits, 8 elements else.
+        unit: usize,
         /// The largest dimensions of keys and of values that there is a kernel for.
         expected: (usize, usize),
         /// The dimensions asked for.
@@ -63,6 +66,9 @@ pub enum DecodeError {
         /// What was given.
         got: usize,
     },
+    /// Something that can be wrong with the scales of a cache.
+    #[error(transparent)]
+    Cache(#[from] KvError),
     /// Something that can be wrong with any attention.
     #[error(transparent)]
     Attention(#[from] PrefillError),

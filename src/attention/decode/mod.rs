@@ -13,6 +13,12 @@
 //! dim]` for one each. Query `i` of `n` has the position `i + (keys - n)`: the new keys are appended
 //! first.
 //!
+//! # Caches in 8 bits
+//! Keys and values may be stored as [`Format`](crate::kv::Format) says, as
+//! [`kv`](crate::kv) appends them: [`DecodeProblem::format`], [`DecodeArgs::scales`]. They are read as
+//! they are and dequantised in registers; queries and output are f16 or bf16. Head dimensions are
+//! multiples of 16 then. Every option can be combined with every format.
+//!
 //! # How work is shared out
 //! All work of a launch is laid out in a line, by sequence, kv head and key, and cut into equal
 //! pieces, one for each block. The blocks compute the cuts themselves, from the lengths in device
@@ -76,6 +82,6 @@ pub use args::DecodeArgs;
 pub(crate) use bind::{Bound, BoundLaunch};
 pub use error::DecodeError;
 #[doc(hidden)]
-pub use params::DecodeParams;
+pub use params::{DecodeParams, QuantisedDecodeParams};
 pub use plan::DecodePlan;
 pub use problem::DecodeProblem;

@@ -1,4 +1,4 @@
-//! The kernels' parameter: `cuda/attention/decode_params.cuh`, compared field by field with the PTX
+//! The kernels' parameters: `cuda/attention/decode_params.cuh` and another one, compared field by field with the PTX
 //! by tests/abi.rs.
 
 use crate::attention::prefill::PrefillParams;
@@ -11,5 +11,18 @@ crate::params::params! {
         splits: u64,
         q_len: i32,
         partial_dim: i32,
+    }
+}
+
+crate::params::params! {
+    /// What a decode entry for caches in 8 bits is given: `cuda/attention/decode_quantised_params.cuh`.
+    QuantisedDecodeParams {
+        decode: DecodeParams,
+        k_scales: u64,
+        v_scales: u64,
+        k_scales_stride: i32,
+        v_scales_stride: i32,
+        is_bf16: i32,
+        pad: i32,
     }
 }

@@ -7,6 +7,7 @@ use super::{Bound, DecodeArgs, DecodeError, DecodeProblem};
 use crate::attention::prefill::{HeadShape, PrefillParams};
 use crate::device::launch::LaunchShape;
 use crate::device::{Device, Kernel, Stream};
+use crate::kv::Format;
 
 /// Kernels chosen and loaded for a [`DecodeProblem`]. Prints what it will launch.
 ///
@@ -112,9 +113,11 @@ impl DecodePlan {
     fn row_bytes(&self) -> [u128; 2] {
         let problem = self.problem.attention();
         let HeadShape { query, kv, dim } = problem.heads;
-        let row = (dim + problem.v_dim) as u128 * problem.dtype.size() as u128;
+        let elements = (dim + problem.v_dim) as u128;
+        let row = elements * problem.dtype.size() as u128;
+        let cached = elements * self.problem.cache_format().size(problem.dtype) as u128;
         let lse = if problem.lse { 4 } else { 0 };
-        [query as u128 * (row + lse), kv as u128 * row]
+        [query as u128 * (row + lse), kv as u128 * cached]
     }
 
     /// Checks every operand, then enqueues the kernel on `stream`, and a second one that adds up
@@ -200,6 +203,9 @@ impl fmt::Display for DecodePlan {
             problem.max_seqlen_q,
             problem.scale,
         )?;
+        if self.problem.cache_format() != Format::Same {
+            write!(f, ", cache in {}", self.problem.cache_format().name())?;
+        }
         for option in self.choice.constants.options(problem) {
             write!(f, ", {option}")?;
         }

@@ -4,6 +4,7 @@ use super::DecodeError;
 use super::select::{self, Choice};
 use crate::attention::prefill::{HeadShape, PrefillProblem, SoftCap, Window};
 use crate::dtype::DType;
+use crate::kv::Format;
 
 /// A decode to be planned: what it computes, and for how many sequences.
 ///
@@ -12,6 +13,7 @@ use crate::dtype::DType;
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecodeProblem {
     attention: PrefillProblem,
+    format: Format,
     blocks: Option<usize>,
 }
 
@@ -30,6 +32,7 @@ impl DecodeProblem {
     pub fn of(attention: PrefillProblem) -> Self {
         DecodeProblem {
             attention,
+            format: Format::Same,
             blocks: None,
         }
     }
@@ -37,6 +40,18 @@ impl DecodeProblem {
     /// What is computed, as the references take it.
     pub fn attention(&self) -> &PrefillProblem {
         &self.attention
+    }
+
+    /// How keys and values are stored.
+    pub fn cache_format(&self) -> Format {
+        self.format
+    }
+
+    /// With keys and values stored so.
+    #[must_use]
+    pub fn format(mut self, format: Format) -> Self {
+        self.format = format;
+        self
     }
 
     /// With sequences of at most so many queries.

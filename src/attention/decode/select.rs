@@ -3,6 +3,7 @@
 use super::{DecodeError, DecodeProblem};
 use crate::attention::prefill::{KvLayout, PrefillProblem, Selection, has_options};
 use crate::catalog::{self, Entry};
+use crate::kv::Format;
 
 /// A supported problem's kernels and derived constants.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +24,7 @@ const ROWS: u128 = 16;
 
 pub(super) fn select(problem: &DecodeProblem) -> Result<Choice, DecodeError> {
     let attention = problem.attention();
+    let quantised = problem.cache_format() != Format::Same;
     let of_dtype = |entry: &&Entry| entry.dtype == attention.dtype.name();
     let merge = entries().find(|entry| entry.variant == "merge" && of_dtype(entry));
     let Some(merge) = merge else {
@@ -37,7 +39,10 @@ pub(super) fn select(problem: &DecodeProblem) -> Result<Choice, DecodeError> {
     if attention.kv == KvLayout::Ragged {
         return Err(DecodeError::Ragged);
     }
-    let entry = entry(attention)?;
+    let entry = match quantised {
+        false => entry(attention)?,
+        true => quantised_entry(attention, problem.cache_format())?,
+    };
     let constants = attention.select()?;
     if let Some(got) = problem.wanted_blocks()
         && !(1..=MAX_BLOCKS).contains(&got)
@@ -68,8 +73,6 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
 /// or with all of them and any multiples of 8 up to its own.
 fn entry(problem: &PrefillProblem) -> Result<&'static Entry, DecodeError> {
     let dims = (problem.heads.dim, problem.v_dim);
-    let most = |entry: &Entry| (entry.head_dim as usize, entry.v_dim as usize);
-    let unit = |dim: usize| dim > 0 && dim.is_multiple_of(8);
     let candidates = || {
         entries()
             .filter(|entry| entry.variant != "merge" && entry.dtype == problem.dtype.name())
@@ -77,15 +80,48 @@ fn entry(problem: &PrefillProblem) -> Result<&'static Entry, DecodeError> {
     };
     candidates()
         .filter(|entry| match entry.variant {
-            "full" => {
-                let (most, v_most) = most(entry);
-                unit(dims.0) && unit(dims.1) && dims.0 <= most && dims.1 <= v_most
-            }
+            "full" => fits(dims, 8, most(entry)),
             _ => dims == most(entry),
         })
         .min_by_key(|entry| (entry.variant == "full", entry.head_dim))
         .ok_or_else(|| DecodeError::UnsupportedHeadDim {
+            unit: 8,
             expected: candidates().map(most).max().unwrap_or_default(),
             got: dims,
         })
+}
+
+/// Elements of 16 bytes of a cache in 8 bits.
+const QUANTISED_UNIT: usize = 16;
+
+/// The smallest entry for caches of this format that has room for the head dimensions. All of them
+/// have every option and either type of queries.
+fn quantised_entry(
+    problem: &PrefillProblem,
+    format: Format,
+) -> Result<&'static Entry, DecodeError> {
+    let dims = (problem.heads.dim, problem.v_dim);
+    let candidates = || {
+        catalog::ENTRIES
+            .iter()
+            .filter(|entry| entry.kernel == "decode_quantised" && entry.dtype == format.name())
+    };
+    candidates()
+        .filter(|entry| fits(dims, QUANTISED_UNIT, most(entry)))
+        .min_by_key(|entry| entry.head_dim)
+        .ok_or_else(|| DecodeError::UnsupportedHeadDim {
+            unit: QUANTISED_UNIT,
+            expected: candidates().map(most).max().unwrap_or_default(),
+            got: dims,
+        })
+}
+
+/// The head dimensions of keys and of values that the entry has room for.
+fn most(entry: &Entry) -> (usize, usize) {
+    (entry.head_dim as usize, entry.v_dim as usize)
+}
+
+fn fits(dims: (usize, usize), unit: usize, most: (usize, usize)) -> bool {
+    let fits = |dim: usize, most: usize| dim > 0 && dim.is_multiple_of(unit) && dim <= most;
+    fits(dims.0, most.0) && fits(dims.1, most.1)
 }

@@ -10,6 +10,7 @@ use crate::device::launch::LaunchShape;
 use crate::device::{Device, Stream};
 use crate::dtype::DType;
 use crate::error::OperandError;
+use crate::kv::Format;
 use crate::operand::{ALIGNMENT, Operand, same_place};
 use crate::status::StatusWord;
 use crate::tensor::{Tensor, TensorMut};
@@ -46,7 +47,13 @@ impl<'a> Bound<'a> {
             plan,
             stream,
             shape: plan.shape,
-            params: operands.bind(plan.problem(), stream, plan.params(), looks_up)?,
+            params: operands.bind(
+                plan.problem(),
+                Format::Same,
+                stream,
+                plan.params(),
+                looks_up,
+            )?,
         })
     }
 }
@@ -83,16 +90,19 @@ pub(in crate::attention) struct Operands<'a> {
 }
 
 impl Operands<'_> {
-    /// Checks every operand and adds it to `params`. `looks_up`: whether ragged keys are looked up.
+    /// Checks every operand and adds it to `params`. `format`: of keys and values in pages.
+    /// `looks_up`: whether ragged keys are looked up.
     pub fn bind(
         &self,
         problem: &PrefillProblem,
+        format: Format,
         stream: &Stream,
         params: PrefillParams,
         looks_up: bool,
     ) -> Result<PrefillParams, PrefillError> {
         let mut binder = Binder {
             problem,
+            format,
             stream,
             params,
             looks_up,
@@ -132,6 +142,7 @@ pub(in crate::attention) fn within_reach<const R: usize>(
 /// Checks operands one after the other and notes what the kernel needs of each.
 struct Binder<'a> {
     problem: &'a PrefillProblem,
+    format: Format,
     stream: &'a Stream,
     params: PrefillParams,
     looks_up: bool,
@@ -258,7 +269,10 @@ impl Binder<'_> {
         shape: [usize; 4],
     ) -> Result<[i64; 3], PrefillError> {
         let operand = Operand { name, tensor };
-        operand.dtype(self.problem.dtype)?;
+        let dtypes = self.format.dtypes(self.problem.dtype);
+        if !dtypes.contains(&tensor.dtype()) {
+            operand.dtype(dtypes[0])?;
+        }
         operand.shape(shape)?;
         operand.place(self.stream)?;
         let [page, slot, head, _] = operand.aligned_strides()?;

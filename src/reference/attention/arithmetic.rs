@@ -4,6 +4,7 @@ use super::sequences::{Place, Sequence};
 use super::{HostKv, PrefillInputs, Row};
 use crate::attention::prefill::{PrefillProblem, SoftCap};
 use crate::dtype::Float;
+use crate::reference::kv::decode;
 
 /// The keys and values of a sequence in one head, and what the head does with scores.
 pub(super) struct Keys {
@@ -27,15 +28,31 @@ impl Keys {
     ) -> Keys {
         let element = |place: Option<Place>, d: usize, of_v: bool| {
             let [row, slot] = place?;
+            let at = [row, slot, head, d];
             match inputs.kv {
-                HostKv::Ragged { k, v, .. } => (if of_v { v } else { k }).get([row, head, d]),
-                HostKv::Paged { k, v, .. } => (if of_v { v } else { k }).get([row, slot, head, d]),
+                HostKv::Ragged { k, v, .. } => {
+                    let element = (if of_v { v } else { k }).get([row, head, d]);
+                    element.map(T::to_f64)
+                }
+                HostKv::Paged { k, v, .. } => (if of_v { v } else { k }).get(at).map(T::to_f64),
+                HostKv::Quantised {
+                    k,
+                    v,
+                    format,
+                    scales,
+                    ..
+                } => {
+                    let byte = (if of_v { v } else { k }).get(at)?;
+                    let scales = scales[usize::from(of_v)];
+                    let scale = scales[if scales.len() == 1 { 0 } else { head }];
+                    Some(f64::from(scale) * decode(format, byte))
+                }
             }
         };
         let gather = |dim: usize, of_v: bool| -> Vec<f64> {
             let of_key = |&place| (0..dim).map(move |d| element(place, d, of_v));
             let all = sequence.keys.iter().flat_map(of_key);
-            all.map(|x| x.map_or(f64::NAN, T::to_f64)).collect()
+            all.map(|x| x.unwrap_or(f64::NAN)).collect()
         };
         let (dim, v_dim) = (problem.heads.dim, problem.v_dim);
         let k = gather(dim, false);
@@ -168,6 +185,8 @@ impl Arithmetic for Exact {
 /// The arithmetic of a kernel with tiles of so many keys.
 pub(super) struct Rounded {
     pub tile_k: usize,
+    /// How weights are rounded.
+    pub weigh: fn(f64) -> f64,
 }
 
 impl Rounded {
@@ -244,7 +263,7 @@ impl Arithmetic for Rounded {
                 for (&j, &(score, _)) in keys_of_step.iter().zip(&mut scores) {
                     let p = exp2(score.mul_add(factor, -state.m));
                     state.l += p;
-                    let p = T::nearest(f64::from(p)).to_f64();
+                    let p = (self.weigh)(f64::from(p));
                     let terms = sums.iter_mut().zip(keys.v(j));
                     terms.for_each(|(sum, v)| *sum += p * v);
                 }

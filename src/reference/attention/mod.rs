@@ -6,6 +6,8 @@ mod sequences;
 mod tests;
 mod visibility;
 
+use half::f16;
+
 use arithmetic::{Arithmetic, Exact, Keys, Rounded};
 use sequences::{Sequence, sequences};
 
@@ -13,6 +15,7 @@ use super::HostTensor;
 use crate::attention::prefill::{HeadShape, KvLayout, PrefillError, PrefillProblem};
 use crate::dtype::Float;
 use crate::error::OperandError;
+use crate::kv::Format;
 use crate::status::StatusReport;
 
 /// Operands of a prefill on the host; shapes as in [`attention::prefill`](crate::attention::prefill).
@@ -69,6 +72,46 @@ pub enum HostKv<'a, T> {
         /// The number of keys of each sequence; any numbers.
         seqlens: &'a [i32],
     },
+    /// In pages of a cache in 8 bits.
+    Quantised {
+        /// Bytes of keys, `[pages, page_size, heads.kv, dim]`.
+        k: HostTensor<'a, u8, 4>,
+        /// Bytes of values, `[pages, page_size, heads.kv, v_dim]`.
+        v: HostTensor<'a, u8, 4>,
+        /// What bytes stand for; not [`Format::Same`].
+        format: Format,
+        /// Scales of keys and of values: one, or one for each head.
+        scales: [&'a [f32]; 2],
+        /// Which pages each sequence has; any numbers.
+        pages: HostPages<'a>,
+        /// The number of keys of each sequence; any numbers.
+        seqlens: &'a [i32],
+    },
+}
+
+impl<'a, T> HostKv<'a, T> {
+    /// Of keys in pages: shapes of keys and of values, which pages each sequence has, how many keys.
+    fn paged(&self) -> Option<([[usize; 4]; 2], HostPages<'a>, &'a [i32])>
+    where
+        T: Copy,
+    {
+        match *self {
+            HostKv::Ragged { .. } => None,
+            HostKv::Paged {
+                k,
+                v,
+                pages,
+                seqlens,
+            } => Some(([k.shape(), v.shape()], pages, seqlens)),
+            HostKv::Quantised {
+                k,
+                v,
+                pages,
+                seqlens,
+                ..
+            } => Some(([k.shape(), v.shape()], pages, seqlens)),
+        }
+    }
 }
 
 /// The pages of each sequence; ids as the bits of a `u32`.
@@ -133,7 +176,7 @@ pub fn prefill<T: Float>(
 /// Attention that rounds where the kernel with key tiles of `tile_k` does.
 ///
 /// Scores and output accumulate in f32, truncated after every sixteen terms; weights are rounded
-/// to the operands' type; tiles are taken from the last to the first, with the kernel's rule for
+/// to the operands' type, or to f16 over a cache in 8 bits; tiles are taken from the last to the first, with the kernel's rule for
 /// when a new maximum rescales.
 ///
 /// # Errors
@@ -148,6 +191,10 @@ pub fn prefill_rounded<T: Float>(
         inputs,
         &Rounded {
             tile_k: tile_k.max(1),
+            weigh: match inputs.kv {
+                HostKv::Quantised { .. } => |p| f16::nearest(p).to_f64(),
+                _ => |p| T::nearest(p).to_f64(),
+            },
         },
     )
 }
@@ -241,41 +288,36 @@ fn check<T: Float>(
     if query == 0 || kv == 0 || !query.is_multiple_of(kv) {
         return Err(PrefillError::Heads { got: problem.heads });
     }
-    same_shape("q", inputs.q, [inputs.q.shape()[0], query, dim])?;
+    same_shape("q", inputs.q.shape(), [inputs.q.shape()[0], query, dim])?;
     let batch = problem.batch;
     offsets("seqlens_q", inputs.offsets_q, batch)?;
-    match (problem.kv, inputs.kv) {
-        (KvLayout::Ragged, HostKv::Ragged { k, v, offsets: at }) => {
-            same_shape("k", k, [k.shape()[0], kv, dim])?;
-            same_shape("v", v, [k.shape()[0], kv, v_dim])?;
+    match (problem.kv, inputs.kv, inputs.kv.paged()) {
+        (KvLayout::Ragged, HostKv::Ragged { k, v, offsets: at }, _) => {
+            same_shape("k", k.shape(), [k.shape()[0], kv, dim])?;
+            same_shape("v", v.shape(), [k.shape()[0], kv, v_dim])?;
             offsets("seqlens_k", at, batch)?;
         }
-        (
-            KvLayout::Paged { page_size },
-            HostKv::Paged {
-                k,
-                v,
-                pages,
-                seqlens,
-            },
-        ) => {
-            same_shape("k", k, [k.shape()[0], page_size, kv, dim])?;
-            same_shape("v", v, [k.shape()[0], page_size, kv, v_dim])?;
+        (KvLayout::Paged { page_size }, _, Some(([k, v], pages, seqlens))) => {
+            same_shape("k", k, [k[0], page_size, kv, dim])?;
+            same_shape("v", v, [k[0], page_size, kv, v_dim])?;
             length("seqlens_k", seqlens.len(), batch)?;
             match pages {
                 HostPages::Rows(table) => {
-                    same_shape("page table", table, [batch, table.shape()[1]])?;
+                    let shape = table.shape();
+                    same_shape("page table", shape, [batch, shape[1]])?;
                 }
                 HostPages::Csr { indptr, .. } => length("indptr", indptr.len(), batch + 1)?,
             }
         }
-        (expected, HostKv::Ragged { .. }) => {
-            let got = "ragged keys";
+        (expected, _, paged) => {
+            let got = paged.map_or("ragged keys", |_| "pages of keys");
             return Err(PrefillError::KvLayout { expected, got });
         }
-        (expected, HostKv::Paged { .. }) => {
-            let got = "pages of keys";
-            return Err(PrefillError::KvLayout { expected, got });
+    }
+    if let HostKv::Quantised { scales, .. } = inputs.kv {
+        for (tensor, scales) in ["k scales", "v scales"].into_iter().zip(scales) {
+            let expected = if scales.len() == 1 { 1 } else { kv };
+            length(tensor, scales.len(), expected)?;
         }
     }
     for (tensor, expected, values) in [
@@ -291,15 +333,14 @@ fn check<T: Float>(
     Ok(())
 }
 
-fn same_shape<T: Copy, const R: usize>(
+fn same_shape<const R: usize>(
     tensor: &'static str,
-    operand: HostTensor<'_, T, R>,
+    got: [usize; R],
     expected: [usize; R],
 ) -> Result<(), OperandError> {
-    if operand.shape() == expected {
+    if got == expected {
         return Ok(());
     }
-    let got = operand.shape();
     Err(OperandError::Shape {
         tensor,
         expected: expected.into(),

@@ -108,8 +108,8 @@ fn keys<T: Copy>(
 ) -> Vec<Option<Place>> {
     let queries = queries.map_or(0, Range::len);
     let mut bad_page = false;
-    let keys: Vec<Option<Place>> = match inputs.kv {
-        HostKv::Ragged { k, offsets, .. } => {
+    let keys: Vec<Option<Place>> = match (inputs.kv, inputs.kv.paged()) {
+        (HostKv::Ragged { k, offsets, .. }, _) => {
             match range(&offsets[index..index + 2], k.shape()[0]) {
                 Some(rows) => rows.map(|row| Some([row, 0])).collect(),
                 None => {
@@ -118,10 +118,8 @@ fn keys<T: Copy>(
                 }
             }
         }
-        HostKv::Paged {
-            k, pages, seqlens, ..
-        } => {
-            let pool = k.shape()[0];
+        (_, None) => Vec::new(),
+        (_, Some(([[pool, ..], _], pages, seqlens))) => {
             let (keys, bad) =
                 in_pages(problem, pages, pool, seqlens[index], index, queries, status);
             bad_page = bad;
