@@ -9,13 +9,15 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
 use infer_kernels::attention::decode::{DecodeArgs, DecodePlan, DecodeProblem};
 use infer_kernels::attention::prefill::{HeadShape, Kv, PageTable, SoftCap, Window};
-use infer_kernels::{Buffer, DType, Device, StatusWord, Stream};
+use infer_kernels::kv::{Format, Scales};
+use infer_kernels::{Buffer, DType, Device, StatusWord, Stream, Tensor};
 
 /// A layer of a model, and the queries of each sequence.
 struct Layer {
     name: &'static str,
     heads: HeadShape,
     queries: usize,
+    format: Format,
     options: fn(DecodeProblem) -> DecodeProblem,
 }
 
@@ -23,41 +25,61 @@ const fn heads(query: usize, kv: usize, dim: usize) -> HeadShape {
     HeadShape { query, kv, dim }
 }
 
-const LAYERS: [Layer; 6] = [
+const LAYERS: [Layer; 8] = [
     Layer {
         name: "Llama 3 8B",
         heads: heads(32, 8, 128),
         queries: 1,
+        format: Format::Same,
         options: |p| p,
     },
     Layer {
         name: "Llama 3 8B, 4 tokens to verify",
         heads: heads(32, 8, 128),
         queries: 4,
+        format: Format::Same,
+        options: |p| p,
+    },
+    Layer {
+        name: "Llama 3 8B, cache in E4M3",
+        heads: heads(32, 8, 128),
+        queries: 1,
+        format: Format::E4m3,
+        options: |p| p,
+    },
+    Layer {
+        name: "Llama 3 8B, cache in int8",
+        heads: heads(32, 8, 128),
+        queries: 1,
+        format: Format::Int8,
         options: |p| p,
     },
     Layer {
         name: "Llama 3 70B",
         heads: heads(64, 8, 128),
         queries: 1,
+        format: Format::Same,
         options: |p| p,
     },
     Layer {
         name: "Phi-3-mini, window 2048",
         heads: heads(32, 32, 96),
         queries: 1,
+        format: Format::Same,
         options: |p| p.window(Window::left(2047)),
     },
     Layer {
         name: "Gemma 2 9B, soft-cap 50",
         heads: heads(16, 8, 256),
         queries: 1,
+        format: Format::Same,
         options: |p| p.softcap(SoftCap::Approx(50.0)),
     },
     Layer {
         name: "gpt-oss 20B, sinks",
         heads: heads(64, 8, 64),
         queries: 1,
+        format: Format::Same,
         options: |p| p.sinks(true),
     },
 ];
@@ -68,7 +90,7 @@ const PAGE: usize = 16;
 
 impl Layer {
     fn problem(&self, batch: usize) -> DecodeProblem {
-        let problem = DecodeProblem::new(DType::BF16, self.heads, batch, PAGE);
+        let problem = DecodeProblem::new(DType::BF16, self.heads, batch, PAGE).format(self.format);
         (self.options)(problem.max_queries(self.queries))
     }
 
@@ -88,9 +110,31 @@ impl Layer {
 /// Operands of one run.
 struct Set {
     q: Buffer<bf16>,
-    k: Buffer<bf16>,
-    v: Buffer<bf16>,
+    k: Pool,
+    v: Pool,
     out: Buffer<bf16>,
+}
+
+/// Keys or values in pages.
+enum Pool {
+    Wide(Buffer<bf16>),
+    Bytes(Buffer<u8>),
+}
+
+impl Pool {
+    fn new(stream: &Stream, format: Format, elements: usize) -> Pool {
+        match format {
+            Format::Same => Pool::Wide(stream.alloc(elements).unwrap()),
+            _ => Pool::Bytes(stream.alloc(elements).unwrap()),
+        }
+    }
+
+    fn tensor(&self, shape: [usize; 4]) -> Tensor<'_, 4> {
+        match self {
+            Pool::Wide(buffer) => buffer.tensor(shape).unwrap(),
+            Pool::Bytes(buffer) => buffer.tensor(shape).unwrap(),
+        }
+    }
 }
 
 /// A decode with all that it needs, ready to be run again and again.
@@ -104,6 +148,7 @@ struct Prepared {
     table: Buffer<u32>,
     seqlens: Buffer<i32>,
     sinks: Buffer<f32>,
+    scales: Buffer<f32>,
     workspace: Buffer<f32>,
     status: StatusWord,
 }
@@ -118,8 +163,8 @@ impl Prepared {
         let alloc = |elements| stream.alloc(elements).unwrap();
         let set = || Set {
             q: alloc(rows * query * dim),
-            k: alloc(pages * PAGE * kv * dim),
-            v: alloc(pages * PAGE * kv * dim),
+            k: Pool::new(&stream, layer.format, pages * PAGE * kv * dim),
+            v: Pool::new(&stream, layer.format, pages * PAGE * kv * dim),
             out: alloc(rows * query * dim),
         };
         let table: Vec<u32> = (0..pages as u32).rev().collect();
@@ -130,6 +175,7 @@ impl Prepared {
             table: stream.upload(&table).unwrap(),
             seqlens: stream.upload(&vec![keys as i32; batch]).unwrap(),
             sinks: stream.alloc(query).unwrap(),
+            scales: stream.upload(&vec![1.0; kv]).unwrap(),
             workspace: stream.alloc(plan.workspace_elements()).unwrap(),
             status: StatusWord::new(&stream).unwrap(),
             plan,
@@ -148,8 +194,8 @@ impl Prepared {
         let mut args = DecodeArgs::new(
             q.tensor([self.rows, query, dim]).unwrap(),
             Kv::Paged {
-                k: k.tensor([pages, PAGE, kv, dim]).unwrap(),
-                v: v.tensor([pages, PAGE, kv, dim]).unwrap(),
+                k: k.tensor([pages, PAGE, kv, dim]),
+                v: v.tensor([pages, PAGE, kv, dim]),
                 pages: PageTable::Rows(self.table.tensor([batch, pages / batch.max(1)]).unwrap()),
                 seqlens: self.seqlens.tensor([batch]).unwrap(),
             },
@@ -157,6 +203,13 @@ impl Prepared {
             self.workspace.tensor_mut([elements]).unwrap(),
             &self.status,
         );
+        if self.plan.problem().cache_format() != Format::Same {
+            let of_heads = self.scales.tensor([kv]).unwrap();
+            args.scales = Some(Scales {
+                k: of_heads,
+                v: of_heads,
+            });
+        }
         if problem.sinks {
             args.sinks = Some(self.sinks.tensor([query]).unwrap());
         }

@@ -28,7 +28,7 @@ fn random_cases_are_within_their_bounds() {
             ..Config::default()
         })
     });
-    let seeds = seeds(0..70);
+    let seeds = seeds(0..60);
     let worst = Worst::default();
     let all: Vec<u64> = seeds.clone().collect();
     in_parallel(&all, |&seed| {
@@ -73,7 +73,8 @@ fn every_byte_is_its_number() {
         case.case.problem.scale = 2f32.powi(-10);
         for row in 0..256 {
             for d in 0..64 {
-                case.patches.extend([(0, row, d, row as u8), (1, row, d, row as u8)]);
+                case.patches
+                    .extend([(0, row, d, row as u8), (1, row, d, row as u8)]);
             }
         }
         let out = check(format.name(), &case);
@@ -152,7 +153,11 @@ fn scales_are_factors_of_keys_and_values() {
 /// Queries whose elements no f16 could hold, next to rows of others, and rows that are special.
 #[test]
 fn queries_of_any_magnitude_are_exact_enough() {
-    for (exponent, format) in [(100, Format::E4m3), (-90, Format::Int8), (-126, Format::E5m2)] {
+    for (exponent, format) in [
+        (100, Format::E4m3),
+        (-90, Format::Int8),
+        (-126, Format::E5m2),
+    ] {
         let mut case = plain(format);
         let magnitude = 2f64.powi(exponent);
         let q = &case.case.q;
@@ -175,7 +180,12 @@ fn queries_of_any_magnitude_are_exact_enough() {
         let mut case = plain(Format::E4m3);
         case.case.q.set_row(2, special);
         let out = check("a special row", &case);
-        let nan = |row: usize| out[row * 256..][..256].iter().filter(|x| x.is_nan()).count();
+        let nan = |row: usize| {
+            out[row * 256..][..256]
+                .iter()
+                .filter(|x| x.is_nan())
+                .count()
+        };
         let expected = if special.is_nan() { 256 } else { 0 };
         assert_eq!([0, 1, 2, 3].map(nan), [0, 0, expected, 0]);
     }
@@ -206,7 +216,7 @@ fn garbage_is_survived_and_reported() {
         let blocks = [1, 2, 4, 9][seed as usize % 4];
         Quantised::of(case, FORMATS[seed as usize % 3], true, blocks)
     };
-    let seeds: Vec<u64> = seeds(0..60).collect();
+    let seeds: Vec<u64> = seeds(0..48).collect();
     let shared = device();
     in_parallel(&seeds, |&seed| {
         let case = fuzzed(seed);
@@ -245,12 +255,12 @@ fn keys_are_read_once_for_each_kv_head() {
     const KEYS: usize = 4096;
     // Head dimension, query heads for the one kv head, format, PTX instructions for each KB.
     let rows = [
-        (64, 4, Format::E5m2, 0.0),
-        (128, 1, Format::E4m3, 0.0),
-        (128, 16, Format::E4m3, 0.0),
-        (128, 8, Format::E5m2, 0.0),
-        (128, 8, Format::Int8, 0.0),
-        (256, 2, Format::Int8, 0.0),
+        (64, 4, Format::E5m2, 108.0),
+        (128, 1, Format::E4m3, 153.0),
+        (128, 16, Format::E4m3, 153.0),
+        (128, 8, Format::E5m2, 78.0),
+        (128, 8, Format::Int8, 103.0),
+        (256, 2, Format::Int8, 83.0),
     ];
     in_parallel(&rows, |&(dim, query, format, goal)| {
         let heads = HeadShape { query, kv: 1, dim };
@@ -260,18 +270,20 @@ fn keys_are_read_once_for_each_kv_head() {
         let outcome = case.run(&device).unwrap();
         assert!(outcome.status.is_clean());
         let stats = device.last_launch().unwrap();
-        let minimum = (2 * KEYS * dim) as f64;
+        // Keys, values and page ids; queries, output and log-sum-exp.
+        let cached = 2 * KEYS * dim;
+        let minimum = (cached + 4 * KEYS + query * (4 * dim + 4)) as f64;
         let bytes = stats.global_bytes as f64 / minimum;
         let sectors = 32.0 * stats.global_sectors as f64 / minimum;
-        let instructions = stats.warp_instructions as f64 / (minimum / 1024.0);
+        let instructions = stats.warp_instructions as f64 / (cached as f64 / 1024.0);
         println!(
-            "{}, {query} query heads: {bytes:.4} of the bytes of K and V, {sectors:.4} in sectors, \
+            "{}, {query} query heads: {bytes:.4} of all operands' bytes, {sectors:.4} in sectors, \
              {instructions:.1} instructions per KB",
             outcome.entry
         );
-        assert!((1.0..1.05).contains(&bytes), "{dim} {query}: {bytes}");
-        assert!(sectors < 1.05, "{dim} {query}: {sectors}");
+        assert!((1.0..1.01).contains(&bytes), "{dim} {query}: {bytes}");
+        assert!(sectors < 1.01, "{dim} {query}: {sectors}");
         assert_eq!(stats.bank_conflicts, 0, "{dim} {query}");
-        assert!(instructions < goal || goal == 0.0, "{dim} {query}: {instructions}");
+        assert!(instructions < goal, "{dim} {query}: {instructions}");
     });
 }

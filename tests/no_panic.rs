@@ -13,6 +13,7 @@ use infer_kernels::attention::prefill::{
     HeadShape, Kv, Mask, PageTable, PrefillArgs, PrefillPlan, PrefillProblem, SoftCap, Window,
 };
 use infer_kernels::attention::{CuSeqLens, SeqLens};
+use infer_kernels::kv::Format;
 use infer_kernels::reference::HostTensor;
 use infer_kernels::{DType, Device, Region, StatusReport, StatusWord};
 use proptest::collection::vec;
@@ -128,7 +129,8 @@ proptest! {
             let _ = plan.operand_bytes(total[0], total[1]);
         }
 
-        let problem = DecodeProblem::of(problem).blocks(blocks);
+        let format = [Format::Same, Format::E4m3, Format::E5m2, Format::Int8][blocks.unwrap_or(0) % 4];
+        let problem = DecodeProblem::of(problem).blocks(blocks).format(format);
         let supported = problem.supports();
         let plan = DecodePlan::new(&DEVICE, &problem);
         prop_assert_eq!(supported.is_ok(), plan.is_ok());

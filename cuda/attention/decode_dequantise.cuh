@@ -38,9 +38,10 @@ __device__ __forceinline__ void dequantise(uint32_t bytes, uint32_t& first_third
     first_third = __byte_perm(bytes, 0, 0x2404);
     second_fourth = bytes & 0xff00ff00;
   } else {  // b + 128 in the last places of 1024 + b + 128
-    constexpr uint32_t kBytes = 0x00ff00ff, kTwice1152 = 0x64806480;
-    first_third = ptx::sub_f16x2(bytes & kBytes ^ kTwice1152, kTwice1152);
-    second_fourth = ptx::sub_f16x2(bytes >> 8 & kBytes ^ kTwice1152, kTwice1152);
+    constexpr uint32_t kFour128 = 0x80808080, kFour64 = 0x64646464, kTwice1152 = 0x64806480;
+    bytes ^= kFour128;
+    first_third = ptx::sub_f16x2(__byte_perm(bytes, kFour64, 0x4240), kTwice1152);
+    second_fourth = ptx::sub_f16x2(__byte_perm(bytes, kFour64, 0x4341), kTwice1152);
   }
 }
 

@@ -90,7 +90,8 @@ struct Keys {
     const auto base = [&](const void* pool, int64_t stride_head) {
       const uint64_t address = ptx::global_address(pool) + lane % CopyK::kLineChunks * swizzle::kChunkBytes +
                                C::kCacheBytes * item.kv_head * stride_head;
-      return C::kCacheBytes == 2 ? address : ptx::opaque(address);  // kept where there are registers to keep it in
+      // Kept where there are registers to keep it in.
+      return C::kCacheBytes == 1 ? ptx::opaque(address) : address;
     };
     gK = base(p.k, p.k_stride_head);
     gV = base(p.v, p.v_stride_head);

@@ -13,6 +13,7 @@ use rand::rngs::StdRng;
 use crate::common::decode;
 use crate::common::gemm::{self, Matrix};
 use crate::common::int4_case;
+use crate::common::quantised::{self, Quantised};
 use crate::common::spec::{Source, Spec};
 use crate::common::{Lengths, kv, mla, moe};
 use crate::{BACKENDS, emulated};
@@ -136,6 +137,36 @@ fn mla_case<T: Float>(
     let case = mla::case::<T>(1, 3, &Lengths::of(&[1, 2], &[70, 33]), 5, true);
     let outcome = case.mla(device, way)?;
     assert!(outcome.entry == entry.name || entry.variant == "merge");
+    case.judge(&outcome)?;
+    Ok(())
+}
+
+#[test]
+fn every_decode_entry_for_8_bits_gives_the_references_result() {
+    for backend in BACKENDS {
+        let device = emulated(backend);
+        for entry in catalog::ENTRIES
+            .iter()
+            .filter(|e| e.kernel == "decode_quantised")
+        {
+            quantised_case::<f16>(entry, &device)
+                .and_then(|()| quantised_case::<bf16>(entry, &device))
+                .unwrap_or_else(|error| panic!("{} on {device}: {error}", entry.name));
+        }
+    }
+}
+
+/// Attention by this entry, and by the one that adds up splits.
+fn quantised_case<T: Float>(
+    entry: &'static catalog::Entry,
+    device: &Device,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut formats = quantised::FORMATS.into_iter();
+    let format = formats.find(|format| format.name() == entry.dtype);
+    let case = decode::smoke::<T>(2, entry.head_dim as usize, true);
+    let case = Quantised::of(case, format.expect("a format"), true, 3);
+    let outcome = case.run(device)?;
+    assert_eq!(outcome.entry, entry.name);
     case.judge(&outcome)?;
     Ok(())
 }
@@ -275,6 +306,7 @@ fn every_kernel_has_a_smoke_case() {
         Vec::from_iter(kernels),
         [
             "decode",
+            "decode_quantised",
             "gemm",
             "int4",
             "kv_append",

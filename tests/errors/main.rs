@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod decode;
+mod decode_quantised;
 mod device;
 mod gemm;
 mod int4;

@@ -76,6 +76,18 @@ const PARTS: &[Part] = &[
         steps: |_| Ok(random_cases("decode_random", "random_cases", 8)),
     },
     Part {
+        name: "decode-quantised",
+        about: "decode attention over caches in 8 bits: 8000 random cases on 8 schedules",
+        sources: EMULATED,
+        steps: |_| Ok(random_cases("decode_quantised", "random_cases", 8)),
+    },
+    Part {
+        name: "decode-quantised-hostile",
+        about: "the same: 20,000 launches on garbage lengths, page ids and offsets",
+        sources: EMULATED,
+        steps: |_| Ok(random_cases("decode_quantised", "garbage", 10)),
+    },
+    Part {
         name: "decode-hostile",
         about: "decode attention: 20,000 launches on garbage lengths, page ids and offsets",
         sources: EMULATED,

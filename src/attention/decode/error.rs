@@ -68,10 +68,16 @@ pub enum DecodeError {
     },
     /// Something that can be wrong with the scales of a cache.
     #[error(transparent)]
-    Cache(#[from] KvError),
+    Cache(Box<KvError>),
     /// Something that can be wrong with any attention.
     #[error(transparent)]
     Attention(#[from] PrefillError),
+}
+
+impl From<KvError> for DecodeError {
+    fn from(error: KvError) -> Self {
+        DecodeError::Cache(Box::new(error))
+    }
 }
 
 impl From<OperandError> for DecodeError {

@@ -89,28 +89,37 @@ pub enum HostKv<'a, T> {
     },
 }
 
-impl<'a, T> HostKv<'a, T> {
-    /// Of keys in pages: shapes of keys and of values, which pages each sequence has, how many keys.
-    fn paged(&self) -> Option<([[usize; 4]; 2], HostPages<'a>, &'a [i32])>
-    where
-        T: Copy,
-    {
-        match *self {
-            HostKv::Ragged { .. } => None,
+/// Keys and values in pages, whatever their elements are.
+struct InPages<'a> {
+    /// Of keys and of values.
+    shapes: [[usize; 4]; 2],
+    pages: HostPages<'a>,
+    seqlens: &'a [i32],
+}
+
+impl<'a, T: Copy> HostKv<'a, T> {
+    fn in_pages(&self) -> Option<InPages<'a>> {
+        let (shapes, pages, seqlens) = match *self {
+            HostKv::Ragged { .. } => return None,
             HostKv::Paged {
                 k,
                 v,
                 pages,
                 seqlens,
-            } => Some(([k.shape(), v.shape()], pages, seqlens)),
+            } => ([k.shape(), v.shape()], pages, seqlens),
             HostKv::Quantised {
                 k,
                 v,
                 pages,
                 seqlens,
                 ..
-            } => Some(([k.shape(), v.shape()], pages, seqlens)),
-        }
+            } => ([k.shape(), v.shape()], pages, seqlens),
+        };
+        Some(InPages {
+            shapes,
+            pages,
+            seqlens,
+        })
     }
 }
 
@@ -291,13 +300,18 @@ fn check<T: Float>(
     same_shape("q", inputs.q.shape(), [inputs.q.shape()[0], query, dim])?;
     let batch = problem.batch;
     offsets("seqlens_q", inputs.offsets_q, batch)?;
-    match (problem.kv, inputs.kv, inputs.kv.paged()) {
+    match (problem.kv, inputs.kv, inputs.kv.in_pages()) {
         (KvLayout::Ragged, HostKv::Ragged { k, v, offsets: at }, _) => {
             same_shape("k", k.shape(), [k.shape()[0], kv, dim])?;
             same_shape("v", v.shape(), [k.shape()[0], kv, v_dim])?;
             offsets("seqlens_k", at, batch)?;
         }
-        (KvLayout::Paged { page_size }, _, Some(([k, v], pages, seqlens))) => {
+        (KvLayout::Paged { page_size }, _, Some(in_pages)) => {
+            let InPages {
+                shapes: [k, v],
+                pages,
+                seqlens,
+            } = in_pages;
             same_shape("k", k, [k[0], page_size, kv, dim])?;
             same_shape("v", v, [k[0], page_size, kv, v_dim])?;
             length("seqlens_k", seqlens.len(), batch)?;

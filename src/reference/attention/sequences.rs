@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::visibility::sees;
-use super::{HostKv, HostMask, HostPages, PrefillInputs};
+use super::{HostKv, HostMask, HostPages, InPages, PrefillInputs};
 use crate::attention::prefill::{KvLayout, PrefillProblem};
 use crate::status::{Offence, StatusReport};
 
@@ -108,7 +108,7 @@ fn keys<T: Copy>(
 ) -> Vec<Option<Place>> {
     let queries = queries.map_or(0, Range::len);
     let mut bad_page = false;
-    let keys: Vec<Option<Place>> = match (inputs.kv, inputs.kv.paged()) {
+    let keys: Vec<Option<Place>> = match (inputs.kv, inputs.kv.in_pages()) {
         (HostKv::Ragged { k, offsets, .. }, _) => {
             match range(&offsets[index..index + 2], k.shape()[0]) {
                 Some(rows) => rows.map(|row| Some([row, 0])).collect(),
@@ -119,9 +119,8 @@ fn keys<T: Copy>(
             }
         }
         (_, None) => Vec::new(),
-        (_, Some(([[pool, ..], _], pages, seqlens))) => {
-            let (keys, bad) =
-                in_pages(problem, pages, pool, seqlens[index], index, queries, status);
+        (_, Some(found)) => {
+            let (keys, bad) = in_pages(problem, &found, index, queries, status);
             bad_page = bad;
             keys
         }
@@ -140,16 +139,16 @@ fn keys<T: Copy>(
     keys
 }
 
-/// The keys of a sequence of pages out of a pool of `pool`, and whether a page that some query needs has a bad id.
+/// The keys of a sequence of pages, and whether a page that some query needs has a bad id.
 fn in_pages(
     problem: &PrefillProblem,
-    pages: HostPages<'_>,
-    pool: usize,
-    seqlen: i32,
+    found: &InPages<'_>,
     index: usize,
     queries: usize,
     status: &mut StatusReport,
 ) -> (Vec<Option<Place>>, bool) {
+    let InPages { pages, seqlens, .. } = *found;
+    let (pool, seqlen) = (found.shapes[0][0], seqlens[index]);
     let KvLayout::Paged { page_size } = problem.kv else {
         return (Vec::new(), false);
     };
