@@ -91,7 +91,7 @@ struct Keys {
       const uint64_t address = ptx::global_address(pool) + lane % CopyK::kLineChunks * swizzle::kChunkBytes +
                                C::kCacheBytes * item.kv_head * stride_head;
       // Kept where there are registers to keep it in.
-      return C::kCacheBytes == 1 ? ptx::opaque(address) : address;
+      return C::kCacheBytes == 1 && C::kHeadDim <= 128 ? ptx::opaque(address) : address;
     };
     gK = base(p.k, p.k_stride_head);
     gV = base(p.v, p.v_stride_head);

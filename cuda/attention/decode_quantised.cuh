@@ -11,7 +11,7 @@
 // Q        Each row is multiplied by the power of two that brings its largest element to 2^15..2^16, and rounded to f16:
 //          exact for f16, and for elements of bf16 down to 2^-31 of the largest; others are off by 2^-40 of it at most.
 //          Scores are multiplied by the inverse
-// Scales   K's is a factor of scores with the inverse above, V's of O. Read once for each item
+// Scales   K's is a factor of scores with the inverse above, V's of O. Read where they are used, not kept meanwhile
 // NaN      of E4M3 is an infinity in the operands; sums that are infinite become NaN. A query with infinities therefore
 //          makes NaN of infinite scores, of -∞ too
 // Smem     4 rings of one K and one V tile: 4·(4+4) KiB; Q 4 KiB at D=128
@@ -50,15 +50,13 @@ __device__ __forceinline__ float power_of_two(int exponent) { return __uint_as_f
 template <class C>
 struct QuantisedTiles {
   const QuantisedDecodeParams& params;
-  float k_factor, v_factor;  // of scores and of O
+  int kv_head;
   typename C::Queries rQ;
   float row_factor[2];  // of scores of the lane's rows
   uint32_t sQ, sK, sV;  // this lane's ldmatrix addresses
 
-  __device__ __forceinline__ QuantisedTiles(const QuantisedDecodeParams& all, const Item& item) : params(all) {
-    k_factor = all.k_scales[item.kv_head * all.k_scales_stride] / kGain<C::kFormat>;
-    v_factor = all.v_scales[item.kv_head * all.v_scales_stride] / kGain<C::kFormat>;
-  }
+  __device__ __forceinline__ QuantisedTiles(const QuantisedDecodeParams& all, const Item& item)
+      : params(all), kv_head(item.kv_head) {}
 
   // Two elements of Q.
   __device__ __forceinline__ void unpack(uint32_t pair, float& low, float& high) const {
@@ -135,6 +133,7 @@ struct QuantisedTiles {
     sQ = ptx::shared_address(smem.queries) +
          swizzle::offset<C::kQueryBytes>(fragment::a_row(lane), fragment::a_chunk(lane));
     if constexpr (C::kKeepQ) unroll<0, C::kHeadDim / 16>([&](auto i) { load_queries<i>(rQ[i]); });
+    const float k_factor = params.k_scales[kv_head * params.k_scales_stride] / kGain<C::kFormat>;
 #pragma unroll
     for (int h = 0; h < 2; ++h) row_factor[h] = k_factor * smem.row_factors[fragment::acc_row(lane, 2 * h)];
     sK = ptx::shared_address(smem.rings[warp].k) +
@@ -231,6 +230,7 @@ struct QuantisedTiles {
   }
   // Nothing of no values stays nothing, whatever their scale.
   __device__ __forceinline__ void complete(Sum& sum) const {
+    const float v_factor = params.v_scales[kv_head * params.v_scales_stride] / kGain<C::kFormat>;
     const float factor = sum.l == 0.0f ? 0.0f : v_factor;
     sum.o = {sum.o.x * factor, sum.o.y * factor, sum.o.z * factor, sum.o.w * factor};
   }
