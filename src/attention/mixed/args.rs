@@ -45,6 +45,7 @@ impl MixedArgs<'_> {
             alibi,
             sinks,
             mask,
+            scales: None,
             workspace: self.workspace.reborrow(),
             status,
         })
