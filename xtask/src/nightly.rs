@@ -336,6 +336,7 @@ fn through_the_driver() -> Vec<Step> {
         "decode_options",
         "decode_rivals",
         "decode_hostile",
+        "decode_quantised",
         "mixed",
         "mla_random",
         "mla_hostile",
