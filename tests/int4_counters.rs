@@ -45,9 +45,9 @@ fn launch<T: Scale>(
     (device.last_launch().unwrap(), bytes)
 }
 
-fn product<T: Float>(m: usize, n: usize, k: usize, tile_m: usize) -> GemmProblem {
+fn product<T: Float>(m: usize, n: usize, k: usize, tile: [usize; 2]) -> GemmProblem {
     GemmProblem::new(T::DTYPE, m, n, k)
-        .tile(Some([tile_m, 256]))
+        .tile(Some(tile))
         .splits(Some(1))
 }
 
@@ -59,32 +59,44 @@ fn others_per_tensor_operation(stats: &LaunchStats) -> f64 {
 /// Codes, scales and zero points: each byte once, in whole sectors, without bank conflicts.
 #[test]
 fn weights_are_read_exactly_once() {
-    for (m, tile_m, gated) in [
-        (1, 16, false),
-        (16, 16, true),
-        (64, 64, false),
-        (64, 64, true),
+    for (m, tile, gated) in [
+        (1, [8, 64], false),
+        (8, [8, 64], true),
+        (9, [16, 64], true),
+        (16, [16, 64], false),
+        (64, [64, 256], false),
+        (64, [64, 256], true),
     ] {
-        for group in [Some(16), Some(32), Some(128), None] {
+        let streams = tile[0] < 64;
+        for group in [Some(16), Some(32), Some(64), Some(128), None] {
+            if streams && group == Some(16) {
+                continue;
+            }
             for meaning in [Codes::Symmetric, Codes::ZeroPoints] {
                 let (columns, k) = (512, 512);
                 let n = if gated { columns / 2 } else { columns };
-                let product = product::<bf16>(m, n, k, tile_m).gated(gated);
+                let product = product::<bf16>(m, n, k, tile).gated(gated);
                 let (stats, weights) = launch::<bf16>(product, group, meaning);
-                let told = format!("{m} rows, gated {gated}, {group:?}, {meaning}");
+                let told = format!("{m} rows, {tile:?}, gated {gated}, {group:?}, {meaning}");
                 assert_eq!(stats.bank_conflicts, 0, "{told}");
-                // Rows of x that do not exist are read as the last one, from the cache.
-                let x = columns / 256 * tile_m * k * 2;
+                // Tiles read rows of x that do not exist as the last one, from the cache.
+                let x = columns / tile[1] * if streams { m } else { tile[0] } * k * 2;
+                // The four warps of a strip have a group of its whole columns each.
+                let again = match (streams, group) {
+                    (true, None) => 3 * (weights - columns * k / 2),
+                    _ => 0,
+                };
                 let y = m * n * 2;
-                assert_eq!(stats.global_bytes as usize, weights + x + y, "{told}");
+                let all = weights + again + x + y;
+                assert_eq!(stats.global_bytes as usize, all, "{told}");
                 let traffic = stats.traffic.as_ref().unwrap();
                 assert_eq!(traffic.read_bytes as usize, weights + m * k * 2, "{told}");
                 // A warp's zero points of gate and up are half a sector each.
-                if m == tile_m && !(gated && meaning == Codes::ZeroPoints) {
+                if (m == tile[0] || streams) && !(gated && meaning == Codes::ZeroPoints) {
                     assert_eq!(stats.global_sectors * 32, stats.global_bytes, "{told}");
                 }
                 let tensor: u64 = stats.mma.values().sum();
-                assert_eq!(tensor as usize, tile_m * columns * k / (16 * 8 * 16));
+                assert_eq!(tensor as usize, tile[0] * columns * k / (16 * 8 * 16));
             }
         }
     }
@@ -95,19 +107,22 @@ fn weights_are_read_exactly_once() {
 /// instruction that takes it; docs/int4.md has what is left in machine code.
 #[test]
 fn few_instructions_beside_the_tensor_operations() {
-    for (tile_m, meaning, f16_most, bf16_most) in [
-        (64, Codes::Symmetric, 4.05, 4.80),
-        (64, Codes::ZeroPoints, 4.15, 4.90),
-        (16, Codes::Symmetric, 16.30, 19.40),
-        (16, Codes::ZeroPoints, 16.70, 19.70),
+    for (tile, meaning, f16_most, bf16_most) in [
+        ([64, 256], Codes::Symmetric, 4.05, 4.80),
+        ([64, 256], Codes::ZeroPoints, 4.15, 4.90),
+        ([16, 64], Codes::Symmetric, 12.40, 13.40),
+        ([16, 64], Codes::ZeroPoints, 12.80, 13.70),
+        ([8, 64], Codes::Symmetric, 22.90, 24.80),
+        ([8, 64], Codes::ZeroPoints, 23.60, 25.30),
     ] {
         let group = Some(128);
-        let (f16, _) = launch::<f16>(product::<f16>(tile_m, 256, 4096, tile_m), group, meaning);
-        let (bf16, _) = launch::<bf16>(product::<bf16>(tile_m, 256, 4096, tile_m), group, meaning);
+        let [rows, columns] = tile;
+        let (f16, _) = launch::<f16>(product::<f16>(rows, columns, 4096, tile), group, meaning);
+        let (bf16, _) = launch::<bf16>(product::<bf16>(rows, columns, 4096, tile), group, meaning);
         for (name, stats, most) in [("f16", f16, f16_most), ("bf16", bf16, bf16_most)] {
             let others = others_per_tensor_operation(&stats);
-            println!("{tile_m} rows {name}, {meaning}: {others:.2} for each tensor operation");
-            assert!(others <= most, "{tile_m} {name} {meaning}: {others:.3}");
+            println!("{rows} rows {name}, {meaning}: {others:.2} for each tensor operation");
+            assert!(others <= most, "{rows} {name} {meaning}: {others:.3}");
         }
     }
 }

@@ -43,45 +43,89 @@ fn random_cases_are_within_their_bounds() {
     );
 }
 
-/// The bits of a row depend neither on how many rows there are nor on the tile, and are the same
-/// every time.
+/// The bits of a row do not depend on how many rows there are, and are the same every time.
 #[test]
-fn a_row_keeps_its_bits_whatever_the_tile() {
+fn a_row_keeps_its_bits_whatever_the_number_of_rows() {
     let device = device();
     let (n, k) = (264, 328);
     let rng = &mut StdRng::seed_from_u64(5);
     let x = Matrix::<bf16>::random(rng, [3, k], 8);
-    let w = weights::<bf16>(rng, [k, n], Some(32), Codes::ZeroPoints);
-    let mut first = None;
-    for (tile, max_m) in [([16, 256], 3), ([64, 256], 3), ([16, 256], 200)] {
-        let product = GemmProblem::new(DType::BF16, max_m, n, k)
-            .batch_invariant(true)
-            .tile(Some(tile));
-        let problem = Int4Problem::new(product, 32, Codes::ZeroPoints);
-        let y = Case::plain(problem, x.clone(), w.clone())
-            .run::<bf16>(&device)
-            .unwrap();
-        assert_eq!(*first.get_or_insert_with(|| y.clone()), y, "{tile:?}");
+    for group in [16, 32, 64, 128] {
+        let w = weights::<bf16>(rng, [k, n], Some(group), Codes::ZeroPoints);
+        let mut first = None;
+        for max_m in [3, 8, 9, 16, 17, 200, 3] {
+            let product = GemmProblem::new(DType::BF16, max_m, n, k).batch_invariant(true);
+            let problem = Int4Problem::new(product, group, Codes::ZeroPoints);
+            let y = Case::plain(problem, x.clone(), w.clone())
+                .run::<bf16>(&device)
+                .unwrap();
+            let told = format!("groups of {group}, up to {max_m} rows");
+            assert_eq!(*first.get_or_insert_with(|| y.clone()), y, "{told}");
+        }
+    }
+}
+
+/// Blocks' shares of the weights end anywhere: within a strip of columns, within a group. For few
+/// rows, the bits of one depend on no others even so.
+#[test]
+fn shares_may_end_anywhere() {
+    let device = device();
+    let rng = &mut StdRng::seed_from_u64(6);
+    for (n, k, group) in [
+        (320, 2176, 128),
+        (328, 1608, 32),
+        (200, 3000, 64),
+        (65, 2304, 2304),
+    ] {
+        let w = weights::<f16>(rng, [k, n], Some(group), Codes::ZeroPoints);
+        let x = Matrix::<f16>::random(rng, [16, k], 8);
+        let mut first: Option<Vec<f16>> = None;
+        for m in [16, 1, 2, 3, 7, 8, 9, 15] {
+            let told = format!("{m} rows, {n} by {k}, groups of {group}");
+            let problem = Int4Problem::of(&w, m);
+            let plan = Int4Plan::new(&device, &problem).unwrap();
+            let blocks = plan.choice().blocks;
+            assert_ne!(blocks % n.div_ceil(64) as u64, 0, "{told}");
+            assert!(plan.choice().splits > 1, "{told}");
+            let mut rows = x.clone();
+            rows.shape[0] = m;
+            let case = Case::plain(problem, rows, w.clone());
+            case.check(&device)
+                .unwrap_or_else(|error| panic!("{told}: {}", chain(&*error)));
+            let y = case.run::<f16>(&device).unwrap();
+            assert_eq!(first.get_or_insert_with(|| y.clone())[..m * n], y, "{told}");
+        }
     }
 }
 
 #[test]
 fn plans_fit_tiles_to_shapes() {
     let device = device(); // An A100, 108 multiprocessors.
-    let choice = |m, n, k| {
+    let plan = |m, n, k| {
         let product = GemmProblem::new(DType::BF16, m, n, k);
         let problem = Int4Problem::new(product, 128, Codes::Symmetric);
         let plan = Int4Plan::new(&device, &problem).unwrap();
         println!("{plan}");
+        plan
+    };
+    let choice = |m, n, k| {
+        let plan = plan(m, n, k);
         (plan.choice().tile, plan.choice().splits)
     };
-    // Llama 3 8B: gate and up, then down.
+    // Llama 3 8B: gate and up, then all of its products for few rows.
+    assert_eq!(choice(17, 28672, 4096).0, [64, 256]);
     assert_eq!(choice(64, 28672, 4096).0, [64, 256]);
     assert_eq!(choice(2048, 28672, 4096), ([64, 256], 1));
-    assert_eq!(choice(1, 28672, 4096).0, [16, 256]);
-    let (tile, splits) = choice(1, 4096, 14336);
-    assert_eq!(tile, [16, 256]);
-    assert!(splits > 4, "16 blocks would leave most of the device idle");
+    for [n, k] in [[6144, 4096], [4096, 4096], [28672, 4096], [4096, 14336]] {
+        assert_eq!(choice(1, n, k).0, [8, 64]);
+        assert_eq!(choice(9, n, k).0, [16, 64]);
+        // Every multiprocessor has as much to do as the others: two blocks, up to a tile.
+        let plan = plan(16, n, k);
+        assert_eq!(plan.choice().blocks, 216);
+        let (tiles, shares) = (n / 64 * k / 64, 216);
+        let busy = tiles as f64 / (shares * tiles.div_ceil(shares)) as f64;
+        assert!(busy >= 0.95, "{n} by {k}: {busy:.3}");
+    }
 }
 
 /// Zero points change with the group also where a tile has several: mended in other engines only

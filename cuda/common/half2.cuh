@@ -12,6 +12,14 @@ __device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
   return d;
 }
 
+// prmt: bytes of a (0-3) and b (4-7), by the nibbles of kSelect, the lowest first.
+template <int kSelect>
+__device__ __forceinline__ uint32_t prmt(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "n"(kSelect));
+  return d;
+}
+
 // Bits 0-15, or 16-31, twice. The assembler makes it part of the instruction that takes the pair.
 __device__ __forceinline__ uint32_t low_twice(uint32_t pair) {
   uint32_t d;

@@ -87,10 +87,13 @@ impl Extent {
         group * self.padded_n() + column / UNIT * UNIT + n % 8 * 4 + n / 8
     }
 
-    /// The word, and the shift within it, of the zero point of a group and a column: in the order of
-    /// scales.
+    /// The word, and the shift within it, of the zero point of a group and a column.
+    ///
+    /// A lane's four are 16 bits, in the order 0, 2, 1, 3: bytes are pairs of columns whose codes
+    /// share a register's lower and upper halves.
     pub fn zero_at(self, group: usize, column: usize) -> (usize, u32) {
         let at = self.scale_at(group, column);
-        (at / 8, 4 * (at % 8) as u32)
+        let place = [0, 2, 1, 3][at % 4];
+        (at / 8, 4 * (at / 4 % 2 * 4 + place) as u32)
     }
 }

@@ -13,8 +13,9 @@
 //! All of the scales' type, but for `y`, which may be `f32`.
 //!
 //! # Numerics
-//! A weight `s·(q - z)` is rounded to the type of `x`, once. Products are exact and summed in f32 by
-//! the tensor cores; what follows is computed in f32 and rounded once. No sum is made by atomics: the
+//! Up to 16 rows: `q - z` is exact, and a group's sum of products is scaled in f32. More rows: a
+//! weight `s·(q - z)` is rounded to the type of `x`, once. Products are exact and summed in f32 by the
+//! tensor cores; what follows is computed in f32 and rounded once. No sum is made by atomics: the
 //! same call gives the same bits, always.
 //!
 //! # Source
@@ -58,6 +59,7 @@ mod params;
 mod plan;
 mod problem;
 mod quantize;
+mod stream;
 mod tensors;
 mod weight;
 

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use super::args::Bound;
-use super::{Int4Args, Int4Error, Int4Problem};
+use super::{Int4Args, Int4Error, Int4Problem, stream};
 use crate::device::launch::LaunchShape;
 use crate::device::{Device, Kernel, Stream};
-use crate::gemm::{Splits, TileChoice};
+use crate::gemm::{GemmError, Splits, TileChoice};
 
 /// Kernels chosen and loaded for an [`Int4Problem`]. Prints what it will launch, and why.
 ///
@@ -27,6 +27,16 @@ impl Int4Plan {
     /// the kernel, which says what it lacks.
     pub fn new(device: &Device, problem: &Int4Problem) -> Result<Self, Int4Error> {
         let choice = problem.choose(device.limits())?;
+        let (got, expected) = (choice.blocks, i32::MAX as usize);
+        if got > expected as u64 {
+            let (what, got) = ("blocks", usize::try_from(got).unwrap_or(usize::MAX));
+            return Err(GemmError::Limit {
+                what,
+                expected,
+                got,
+            }
+            .into());
+        }
         Ok(Int4Plan {
             problem: problem.clone(),
             kernel: device.kernel(choice.entry)?,
@@ -119,7 +129,18 @@ impl Int4Plan {
 
     /// The launch of the product of so many rows, at most the planned ones.
     pub(super) fn shape(&self, m: usize) -> LaunchShape {
-        self.splits.shape(&self.problem.product, &self.kernel, m)
+        let (product, entry) = (&self.problem.product, self.kernel.entry());
+        if !stream::is_streaming(entry) {
+            return self.splits.shape(product, &self.kernel, m);
+        }
+        let tiles_m = |m: usize| m.div_ceil(entry.tile_q as usize) as u64;
+        let shares = self.choice().blocks / tiles_m(product.max_m).max(1);
+        LaunchShape {
+            // In range by the limit that `new` checked.
+            grid: [(tiles_m(m) * shares) as u32, 1, 1],
+            threads: entry.threads,
+            shared_bytes: entry.smem_bytes,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is to be computed.
 
 use super::layout::{DEPTH, Extent};
-use super::{Codes, Int4Error, Int4Weight};
+use super::{Codes, Int4Error, Int4Weight, stream};
 use crate::catalog::{self, Entry};
 use crate::device::Limits;
 use crate::gemm::tiles::{self, Weights};
@@ -85,7 +85,11 @@ impl Int4Problem {
             }
             .into());
         }
-        let fitting: Vec<_> = all().filter(|entry| entry.dtype == dtype.name()).collect();
+        let streams = stream::has_group(self.group, self.product.k);
+        let fitting: Vec<_> = all()
+            .filter(|entry| entry.dtype == dtype.name())
+            .filter(|entry| streams || !stream::is_streaming(entry))
+            .collect();
         let Some(got) = self.product.tile else {
             return Ok(fitting);
         };
@@ -98,6 +102,20 @@ impl Int4Problem {
             }
             .into()),
         }
+    }
+
+    /// The streaming entry, if one is to be used: for few rows, for any number where a row's bits
+    /// must not depend on it, and where it was asked for.
+    fn streaming(&self, candidates: &[&'static Entry]) -> Option<&'static Entry> {
+        let mut entries: Vec<_> = candidates
+            .iter()
+            .filter(|entry| stream::is_streaming(entry))
+            .collect();
+        entries.sort_by_key(|entry| entry.tile_q);
+        let fits = |entry: &&&&Entry| self.product.max_m <= entry.tile_q as usize;
+        let any_rows = self.product.batch_invariant || self.product.tile.is_some();
+        let largest = entries.last().filter(|_| any_rows);
+        entries.iter().find(fits).or(largest).map(|&&entry| entry)
     }
 
     /// The tile and the split for a device of so many multiprocessors.
@@ -114,7 +132,14 @@ impl Int4Problem {
             bits: 4 + per_group.max(self.group) / self.group,
             rows: DEQUANTIZED_ROWS,
         };
-        let choice = tiles::choose(&self.product, &candidates, weights, limits);
+        if let Some(entry) = self.streaming(&candidates) {
+            return Ok(stream::choose(self, entry, weights.bits, limits));
+        }
+        let tiled: Vec<_> = candidates
+            .into_iter()
+            .filter(|entry| !stream::is_streaming(entry))
+            .collect();
+        let choice = tiles::choose(&self.product, &tiled, weights, limits);
         choice.ok_or_else(|| {
             let (expected, got) = (vec![], self.product.dtype);
             GemmError::UnsupportedDtype { expected, got }.into()

@@ -30,9 +30,11 @@ pub struct Case<T> {
     pub y_pitch: usize,
 }
 
-const ROWS: &[usize] = &[1, 2, 3, 7, 8, 15, 16, 17, 33, 63, 64, 65, 100];
+const ROWS: &[usize] = &[1, 2, 3, 7, 8, 9, 15, 16, 17, 33, 63, 64, 65, 100];
 const COLUMNS: &[usize] = &[1, 7, 8, 31, 32, 33, 64, 96, 127, 128, 200, 256, 257, 300];
-const DEPTHS: &[usize] = &[1, 7, 16, 31, 40, 63, 64, 65, 128, 129, 200, 256, 320, 500];
+const DEPTHS: &[usize] = &[
+    1, 7, 16, 31, 40, 63, 64, 65, 128, 129, 200, 256, 320, 500, 1300, 2048,
+];
 const GROUPS: &[Option<usize>] = &[Some(16), Some(32), Some(64), Some(128), Some(192), None];
 
 /// Weights with scales at which sums are of the order of one.
@@ -80,12 +82,20 @@ impl<T: Scale> Case<T> {
             Activation::ClampedSwiglu,
         ];
         let out = [T::DTYPE, DType::F32][usize::from(rng.random_bool(0.3))];
+        // Streaming kernels do not have groups of 16 rows, nor an odd multiple of 64 unless it is all.
+        let streams = group != Some(16) && (group != Some(192) || k <= 192);
+        let tiles: &[_] = if streams {
+            &[[64, 256], [16, 64], [8, 64]]
+        } else {
+            &[[64, 256]]
+        };
+        let tile = rng.random_bool(0.5).then(|| *tiles.choose(rng).unwrap());
         let product = GemmProblem::new(T::DTYPE, m + [0, 1, 60][rng.random_range(0..3)], n, k)
             .out(out)
             .activation(activations[rng.random_range(0..if gated { 6 } else { 5 })])
             .gated(gated)
             .splits(rng.random_bool(0.4).then(|| rng.random_range(1..=4)))
-            .tile(rng.random_bool(0.3).then_some([64, 256]));
+            .tile(tile);
         let w_up = gated.then(|| weights::<T>(rng, [k, n], group, meaning));
         let mut vector = |some: bool| {
             let mut element = |_| T::nearest(StandardNormal.sample(rng));

@@ -128,8 +128,8 @@ fn unsupported_problems() {
         Int4Error::Product(GemmError::NotGated)
     ));
     assert_eq!(
-        of(product().tile(Some([128, 256]))).to_string(),
-        "no GEMM kernel with tile [128, 256] for these operands: there are [[16, 256], [64, 256]]"
+        of(product().tile(Some([16, 256]))).to_string(),
+        "no GEMM kernel with tile [16, 256] for these operands: there are [[16, 64], [64, 256], [8, 64]]"
     );
 }
 
