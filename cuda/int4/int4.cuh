@@ -58,7 +58,7 @@ __device__ __forceinline__ void sum(typename C::Accumulators& acc, const Int4Par
     const int unit = first_col / kUnit + (gated ? 0 : u);
     return Unit{min(unit, (p.n - 1) / kUnit), gated && u > 0};  // H4
   });
-  if constexpr (kShort || C::kTileM == 16) {
+  if constexpr (kShort) {
     accumulate_rolled<C>(acc, a, b, k_len);
   } else {
     gemm::accumulate<C>(acc, a, b, k_len);

@@ -1,5 +1,5 @@
 // gemm/mainloop.cuh's accumulate in a quarter of the text: one tile at a time, its stage a number rather than a constant.
-// For weights whose groups are shorter than a tile, which are rare, and for few rows, where memory binds.
+// For weights whose groups are shorter than a tile, which are rare.
 //
 // Hazards  H1, H2 as there
 #pragma once
