@@ -340,6 +340,7 @@ fn through_the_driver() -> Vec<Step> {
         "mixed",
         "mla_random",
         "mla_hostile",
+        "mla_special",
         "merge_states",
         "kv_append",
         "kv_pages",
