@@ -9,7 +9,7 @@ use infer_kernels::attention::prefill::{
 };
 use infer_kernels::{Buffer, DType, DeviceError, StatusWord, Stream};
 
-use crate::emulated;
+use crate::emulated_alone;
 
 fn args<'a>(
     input: &'a Buffer<bf16>,
@@ -38,7 +38,7 @@ fn run_is_refused_while_capturing_and_run_captured_replays() {
         kv: 1,
         dim: 64,
     };
-    let stream = emulated("cudarc").new_stream().unwrap();
+    let stream = emulated_alone("cudarc").new_stream().unwrap();
     let own = stream.as_cudarc().unwrap();
     let problem = PrefillProblem::new(DType::BF16, heads, 1, 2);
     let plan = PrefillPlan::new(stream.device(), &problem).unwrap();
@@ -81,7 +81,7 @@ fn run_is_refused_while_capturing_and_run_captured_replays() {
 
 #[test]
 fn allocating_while_capturing_is_an_error_of_the_driver() {
-    let stream = emulated("cudarc").new_stream().unwrap();
+    let stream = emulated_alone("cudarc").new_stream().unwrap();
     let own = stream.as_cudarc().unwrap();
     stream.synchronize().unwrap();
     own.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
@@ -165,7 +165,7 @@ impl Decoding {
 /// and shares the work out anew.
 #[test]
 fn a_recorded_decode_follows_lengths_and_pages() {
-    let stream = emulated("cudarc").new_stream().unwrap();
+    let stream = emulated_alone("cudarc").new_stream().unwrap();
     let own = stream.as_cudarc().unwrap();
     let mut recorded = Decoding::new(&stream);
     let mut fresh = Decoding::new(&stream);

@@ -94,7 +94,9 @@ fn replayed_appends_go_where_slots_say() {
     use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
     use infer_kernels::kv::{AppendArgs, AppendPlan, AppendProblem, CacheMut};
 
-    let stream = emulated("cudarc").new_stream().unwrap();
+    use crate::emulated_alone;
+
+    let stream = emulated_alone("cudarc").new_stream().unwrap();
     let own = stream.as_cudarc().unwrap();
     let problem = AppendProblem::new(DType::BF16, 1, 8).padding(true);
     let plan = AppendPlan::new(stream.device(), &problem).unwrap();

@@ -26,6 +26,10 @@ mod smoke;
 #[cfg(feature = "cudarc")]
 mod step;
 
+use std::any::Any;
+use std::cell::RefCell;
+use std::sync::{PoisonError, RwLock};
+
 use infer_kernels::{BackendKind, Device};
 
 /// The backends of this build.
@@ -36,9 +40,33 @@ const BACKENDS: &[&str] = &[
     "cust",
 ];
 
+/// All tests share a context, and it must not be waited for while a stream captures: tests that
+/// capture run alone.
+static TURNS: RwLock<()> = RwLock::new(());
+
+thread_local! {
+    /// What the test of this thread holds of them, until its thread ends.
+    static TURN: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
+}
+
+/// As [`emulated`], for a test that captures.
+#[cfg(feature = "cudarc")]
+#[track_caller]
+fn emulated_alone(name: &str) -> Device {
+    TURN.with_borrow_mut(|turn| {
+        *turn = None;
+        let alone = TURNS.write().unwrap_or_else(PoisonError::into_inner);
+        *turn = Some(Box::new(alone));
+    });
+    emulated(name)
+}
+
 /// A device of the emulated driver.
 #[track_caller]
 fn emulated(name: &str) -> Device {
+    TURN.with_borrow_mut(|turn| {
+        turn.get_or_insert_with(|| Box::new(TURNS.read().unwrap_or_else(PoisonError::into_inner)));
+    });
     let device = Device::named(name).unwrap_or_else(|error| {
         panic!("{error}\nrun this with LD_LIBRARY_PATH as tests/driver/main.rs says")
     });

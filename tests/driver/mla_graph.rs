@@ -9,7 +9,7 @@ use infer_kernels::kv::{
 };
 use infer_kernels::{Buffer, DType, DeviceError, StatusWord, Stream};
 
-use crate::emulated;
+use crate::emulated_alone;
 
 const HEADS: usize = 16;
 const PAGE: usize = 16;
@@ -112,7 +112,7 @@ impl Model {
 /// and shares the work out anew.
 #[test]
 fn a_recorded_step_of_latent_attention_follows_lengths_and_pages() {
-    let stream = emulated("cudarc").new_stream().unwrap();
+    let stream = emulated_alone("cudarc").new_stream().unwrap();
     let own = stream.as_cudarc().unwrap();
     let mut recorded = Model::new(&stream);
     let mut fresh = Model::new(&stream);

@@ -5,7 +5,7 @@ use half::f16;
 use infer_kernels::moe::{MoeArgs, MoePlan, MoeProblem, Routing};
 use infer_kernels::{Buffer, DType, StatusWord, Stream};
 
-use crate::emulated;
+use crate::emulated_alone;
 
 const EXPERTS: usize = 4;
 const HIDDEN: usize = 32;
@@ -72,7 +72,7 @@ impl Layer {
 /// With few tokens, which take a path of their own, and with many.
 #[test]
 fn a_recorded_layer_routes_anew() {
-    let stream = emulated("cudarc").new_stream().unwrap();
+    let stream = emulated_alone("cudarc").new_stream().unwrap();
     let own = stream.as_cudarc().unwrap();
     for tokens in [3, 40] {
         let (mut recorded, mut fresh) = (Layer::new(&stream, tokens), Layer::new(&stream, tokens));

@@ -7,7 +7,7 @@ use infer_kernels::attention::prefill::{HeadShape, Kv, PageTable, PrefillArgs, P
 use infer_kernels::kv::{AppendArgs, AppendPlan, AppendProblem, CacheMut};
 use infer_kernels::{Buffer, DType, StatusWord, Stream};
 
-use crate::emulated;
+use crate::emulated_alone;
 
 const HEADS: HeadShape = HeadShape {
     query: 4,
@@ -134,7 +134,7 @@ impl Step {
 /// is not recorded: of the output, and of the cache that has grown by all steps so far.
 #[test]
 fn a_recorded_step_follows_growing_sequences() {
-    let stream = emulated("cudarc").new_stream().unwrap();
+    let stream = emulated_alone("cudarc").new_stream().unwrap();
     let own = stream.as_cudarc().unwrap();
     let (mut recorded, mut fresh) = (Step::new(&stream), Step::new(&stream));
     stream.synchronize().unwrap();
