@@ -11,6 +11,7 @@
 //! | compute the latent attention of DeepSeek over a cache | [`attention::mla`] |
 //! | multiply matrices: linear layers | [`gemm`] |
 //! | pack 4-bit weights, and multiply by them | [`int4`] |
+//! | normalise, gate and add rows, look up embeddings | [`elementwise`] |
 //! | keep keys and values in a cache | [`kv`] |
 //! | join attention over parts of the keys | [`attention::merge`] |
 //! | run a mixture of experts, from the router's logits on | [`moe`] |
@@ -35,6 +36,7 @@ pub mod catalog;
 #[allow(unsafe_code)]
 mod device;
 mod dtype;
+pub mod elementwise;
 pub mod error;
 pub mod gemm;
 pub mod int4;

@@ -57,7 +57,8 @@ impl StatusWord {
 
 /// A kind of bad value that kernels find in device memory.
 ///
-/// The numbers are those of `Offence` in `cuda/common/status.cuh` and of `cuda/kv/offences.cuh`.
+/// The numbers are those of `Offence` in `cuda/common/status.cuh` and of the files
+/// `offences.cuh` of its families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 #[repr(u8)]
@@ -100,11 +101,13 @@ pub enum Offence {
     /// The order of rows holds something that is no pair of token and slot: its row was made of row
     /// 0, or not written where the pair says where. The index is its place in the order.
     ExpertRow = 15,
+    /// A token id is out of range of the embedding table: its row is zero. The index is the token's.
+    TokenId = 18,
 }
 
 impl Offence {
     /// All kinds, by number.
-    pub const ALL: [Offence; 13] = [
+    pub const ALL: [Offence; 14] = [
         Offence::SeqLensQ,
         Offence::SeqLensK,
         Offence::SeqLenTooLong,
@@ -118,6 +121,7 @@ impl Offence {
         Offence::ExpertId,
         Offence::ExpertRange,
         Offence::ExpertRow,
+        Offence::TokenId,
     ];
 
     /// The kind's bit in a status word.
@@ -143,6 +147,7 @@ impl Offence {
             Offence::ExpertId => "expert id out of range, of token",
             Offence::ExpertRange => "rows of experts out of order or range at expert",
             Offence::ExpertRow => "row of an expert out of range at place",
+            Offence::TokenId => "id out of range of the table, of token",
         }
     }
 }

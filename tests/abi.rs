@@ -10,6 +10,7 @@ use infer_kernels::attention::merge::MergeParams;
 use infer_kernels::attention::mla::MlaParams;
 use infer_kernels::attention::prefill::PrefillParams;
 use infer_kernels::catalog::{ENTRIES, Entry};
+use infer_kernels::elementwise::{EmbedParams, NormParams, PointwiseParams};
 use infer_kernels::gemm::GemmParams;
 use infer_kernels::int4::Int4Params;
 use infer_kernels::kv::{AppendParams, AppendPart, CopyParams, GatherParams, GatherPart};
@@ -214,6 +215,27 @@ const PASSED: &[Passed] = &[
         size: size_of::<MergeParams>(),
         align: align_of::<MergeParams>(),
         header: include_str!("../cuda/kv/merge_params.cuh"),
+    },
+    Passed {
+        kernel: "norm",
+        fields: NormParams::FIELDS,
+        size: size_of::<NormParams>(),
+        align: align_of::<NormParams>(),
+        header: include_str!("../cuda/elementwise/norm_params.cuh"),
+    },
+    Passed {
+        kernel: "pointwise",
+        fields: PointwiseParams::FIELDS,
+        size: size_of::<PointwiseParams>(),
+        align: align_of::<PointwiseParams>(),
+        header: include_str!("../cuda/elementwise/pointwise_params.cuh"),
+    },
+    Passed {
+        kernel: "embed",
+        fields: EmbedParams::FIELDS,
+        size: size_of::<EmbedParams>(),
+        align: align_of::<EmbedParams>(),
+        header: include_str!("../cuda/elementwise/embed_params.cuh"),
     },
 ];
 

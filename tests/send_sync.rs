@@ -7,6 +7,9 @@ use infer_kernels::attention::prefill::{
     Kv, PrefillArgs, PrefillError, PrefillPlan, PrefillProblem,
 };
 use infer_kernels::attention::{CuSeqLens, SeqLens, SeqLensError};
+use infer_kernels::elementwise::{
+    ElementwiseError, EmbedArgs, EmbedPlan, NormArgs, NormPlan, PointwiseArgs, PointwisePlan,
+};
 use infer_kernels::kv::{
     AppendArgs, AppendPlan, AppendProblem, CopyArgs, CopyPlan, GatherArgs, GatherPlan, KvError,
     MlaAppendArgs, MlaAppendPlan,
@@ -59,6 +62,13 @@ const _: () = {
     send_and_sync::<PermutePlan>();
     send_and_sync::<GroupedPlan>();
     send_and_sync::<CombinePlan>();
+    send_and_sync::<NormPlan>();
+    send_and_sync::<NormArgs<'static>>();
+    send_and_sync::<PointwisePlan>();
+    send_and_sync::<PointwiseArgs<'static>>();
+    send_and_sync::<EmbedPlan>();
+    send_and_sync::<EmbedArgs<'static>>();
+    error::<ElementwiseError>();
     error::<MlaError>();
     error::<MoeError>();
     error::<DeviceError>();

@@ -8,6 +8,7 @@
 //! one, and a row in `OPERATIONS`.
 
 mod decode;
+mod elementwise;
 mod gemm;
 mod int4;
 mod kv;
@@ -99,6 +100,12 @@ const OPERATIONS: &[Operation] = &[
         at: "Llama 3 8B: the keys' projection, 4096 to 1024, groups of 128 with zero points, 16 rows, bf16",
         steps: int4::STEPS,
         run: int4::llama_3,
+    },
+    Operation {
+        name: "residual sum and norm",
+        at: "Gemma 3 4B: 256 tokens of 2560, bf16, by 1 + weight",
+        steps: elementwise::STEPS,
+        run: elementwise::gemma_3,
     },
 ];
 

@@ -6,6 +6,9 @@ use crate::attention::merge::{MergeArgs, MergeError, MergePlan};
 use crate::attention::mixed::{MixedArgs, MixedError, MixedPlan};
 use crate::attention::mla::{MlaArgs, MlaError, MlaPlan};
 use crate::attention::prefill::{PrefillArgs, PrefillError, PrefillPlan};
+use crate::elementwise::{
+    ElementwiseError, EmbedArgs, EmbedPlan, NormArgs, NormPlan, PointwiseArgs, PointwisePlan,
+};
 use crate::gemm::{GemmArgs, GemmError, GemmPlan};
 use crate::int4::{Int4Args, Int4Error, Int4Plan};
 use crate::kv::{
@@ -119,6 +122,19 @@ captured! {
 }
 captured! {
     MergePlan(MergeArgs) -> MergeError:
+    |plan, stream, args| plan.bind(stream, &args) => bound: [bound]
+}
+captured! {
+    NormPlan(NormArgs) -> ElementwiseError:
+    |plan, stream, args| plan.bind(stream, &args) => bound: [bound]
+}
+captured! {
+    PointwisePlan(PointwiseArgs) -> ElementwiseError:
+    |plan, stream, args| plan.bind(stream, &args) => bound: [bound]
+}
+captured! {
+    /// Replays may have other ids in the same memory.
+    EmbedPlan(EmbedArgs) -> ElementwiseError:
     |plan, stream, args| plan.bind(stream, &args) => bound: [bound]
 }
 

@@ -7,6 +7,7 @@
 pub(crate) use super::backend::LaunchShape;
 use super::{DeviceError, Kernel, Stream};
 use crate::attention::{decode, merge, mla, prefill};
+use crate::elementwise::{self, EmbedParams, NormParams, PointwiseParams};
 use crate::kv::{self, AppendParams, CopyParams, GatherParams};
 use crate::{gemm, int4, moe};
 
@@ -160,6 +161,28 @@ unsafe impl Launch for kv::Bound<'_, GatherParams> {
 // proves every row of every operand; the kernel reads no index from memory. Aliasing: the outputs are
 // `TensorMut`, kept apart from each other and from every state.
 unsafe impl Launch for merge::Bound<'_> {
+    launch_of_fields!();
+}
+
+// SAFETY: ABI: `NormParams` is compared with the PTX, field by field, by tests/abi.rs. Bounds: made only
+// by `NormPlan::bind`, which proves every row of every operand from shapes and strides; the kernel reads
+// no index from memory. Aliasing: what is written is `TensorMut` and kept apart from all else, but for
+// rows in place, which lie as what is read: each element is read by the thread that then writes it.
+// Residency: `bind` checks the device of every operand, and that it is freed in the order of this stream
+// or belongs to a promise.
+unsafe impl Launch for elementwise::Bound<'_, NormParams> {
+    launch_of_fields!();
+}
+
+// SAFETY: as above, with `PointwiseParams` and `PointwisePlan::bind`.
+unsafe impl Launch for elementwise::Bound<'_, PointwiseParams> {
+    launch_of_fields!();
+}
+
+// SAFETY: ABI, Aliasing, Residency: as above, with `EmbedParams` and nothing in place; the status word is
+// only ever touched by atomics. Bounds: made only by `EmbedPlan::bind`, which proves every row of table,
+// scales and result; the kernel checks each id where it reads it, and follows it only within the table.
+unsafe impl Launch for elementwise::Bound<'_, EmbedParams> {
     launch_of_fields!();
 }
 

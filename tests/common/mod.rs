@@ -5,6 +5,7 @@ pub mod cache;
 mod case;
 pub mod covering;
 pub mod decode;
+pub mod elementwise;
 pub mod fuzz;
 pub mod gemm;
 pub mod int4;

@@ -10,12 +10,12 @@ use infer_kernels::{DType, Device, Float, catalog};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use crate::common::decode;
 use crate::common::gemm::{self, Matrix};
 use crate::common::int4_case;
 use crate::common::quantised::{self, Quantised};
 use crate::common::spec::{Source, Spec};
 use crate::common::{Lengths, kv, mla, moe};
+use crate::common::{decode, elementwise};
 use crate::{BACKENDS, emulated};
 
 #[test]
@@ -299,6 +299,36 @@ fn int4_case<T: Scale>(
 }
 
 #[test]
+fn every_elementwise_entry_gives_the_references_result() {
+    for backend in BACKENDS {
+        let device = emulated(backend);
+        for entry in catalog::ENTRIES {
+            let of = match (entry.kernel, entry.dtype) {
+                ("norm" | "pointwise" | "embed", "f16") => elementwise_case::<f16>,
+                ("norm" | "pointwise" | "embed", _) => elementwise_case::<bf16>,
+                _ => continue,
+            };
+            of(entry, &device)
+                .unwrap_or_else(|error| panic!("{} on {device}: {error}", entry.name));
+        }
+    }
+}
+
+fn elementwise_case<T: Float>(
+    entry: &'static catalog::Entry,
+    device: &Device,
+) -> Result<(), Box<dyn std::error::Error>> {
+    for seed in 0..6 {
+        match entry.kernel {
+            "norm" => drop(elementwise::NormCase::<T>::random(seed).check(device)?),
+            "pointwise" => drop(elementwise::PointwiseCase::<T>::random(seed).check(device)?),
+            _ => elementwise::EmbedCase::random(seed, T::DTYPE).check::<T>(device)?,
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn every_kernel_has_a_smoke_case() {
     let kernels: std::collections::BTreeSet<_> =
         catalog::ENTRIES.iter().map(|entry| entry.kernel).collect();
@@ -307,6 +337,7 @@ fn every_kernel_has_a_smoke_case() {
         [
             "decode",
             "decode_quantised",
+            "embed",
             "gemm",
             "int4",
             "kv_append",
@@ -318,6 +349,8 @@ fn every_kernel_has_a_smoke_case() {
             "moe_grouped",
             "moe_permute",
             "moe_route",
+            "norm",
+            "pointwise",
             "prefill"
         ]
     );

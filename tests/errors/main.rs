@@ -6,6 +6,7 @@ mod common;
 mod decode;
 mod decode_quantised;
 mod device;
+mod elementwise;
 mod gemm;
 mod int4;
 mod int4_product;

@@ -1,0 +1,10 @@
+// Entries of embed. One per compilation: -DINFER_ENTRY=<name> -DDTYPE_BF16|-DDTYPE_F16
+#include "common/entry.cuh"
+#include "elementwise/embed.cuh"
+
+#if defined(DTYPE_BF16)
+using EntryConfig = elementwise::EmbedConfig<fragment::Element::kBf16>;
+#elif defined(DTYPE_F16)
+using EntryConfig = elementwise::EmbedConfig<fragment::Element::kF16>;
+#endif
+INFER_ENTRY_POINT(INFER_ENTRY, EmbedParams, EMBED_PARAMS_FIELDS, EntryConfig, elementwise::embed<EntryConfig>)

@@ -1,0 +1,10 @@
+// Entries of pointwise. One per compilation: -DINFER_ENTRY=<name> -DDTYPE_BF16|-DDTYPE_F16
+#include "common/entry.cuh"
+#include "elementwise/pointwise.cuh"
+
+#if defined(DTYPE_BF16)
+using EntryConfig = elementwise::PointwiseConfig<fragment::Element::kBf16>;
+#elif defined(DTYPE_F16)
+using EntryConfig = elementwise::PointwiseConfig<fragment::Element::kF16>;
+#endif
+INFER_ENTRY_POINT(INFER_ENTRY, PointwiseParams, POINTWISE_PARAMS_FIELDS, EntryConfig, elementwise::pointwise<EntryConfig>)
