@@ -112,6 +112,9 @@ impl<T: Float> Weights<T> {
     }
 }
 
+/// A norm's result, and the residual stream behind it.
+pub type Normed<T> = (Vec<T>, Option<Vec<T>>);
+
 /// A norm: what, and on what.
 #[derive(Clone, Debug)]
 pub struct NormCase<T> {
@@ -164,7 +167,7 @@ impl<T: Float> NormCase<T> {
     }
 
     /// The norm, and the residual stream behind it.
-    pub fn run(&self, device: &Device) -> Result<(Vec<T>, Option<Vec<T>>), Box<dyn Error>> {
+    pub fn run(&self, device: &Device) -> Result<Normed<T>, Box<dyn Error>> {
         let stream = device.stream();
         let plan = NormPlan::new(device, &self.problem)?;
         let mut x = stream.upload(&self.x.data)?;
