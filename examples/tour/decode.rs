@@ -9,14 +9,11 @@ use infer_kernels::reference::HostTensor;
 use infer_kernels::reference::attention::{
     HostKv, HostPages, PrefillInputs, prefill, prefill_rounded,
 };
-use infer_kernels::reference::tolerance::{Comparison, Rule};
-use infer_kernels::{BackendKind, DType, Device, Float, StatusWord, catalog};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use rand_distr::{Distribution, StandardNormal};
+use infer_kernels::{BackendKind, DType, Device, StatusWord, catalog};
 
 use crate::Steps;
-use crate::report::{Report, Run};
+use crate::operands::{Normal, page_table};
+use crate::report::{Report, Run, attention_margins};
 
 pub const STEPS: u64 = 5;
 
@@ -38,20 +35,14 @@ pub fn llama_3(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Error>>
     let problem = problem.blocks(one);
 
     steps.next("making operands");
-    let mut rng = StdRng::seed_from_u64(9);
-    let mut normal = |elements: usize| -> Vec<bf16> {
-        let numbers = StandardNormal.sample_iter(&mut rng).take(elements);
-        numbers.map(|x: f64| bf16::nearest(x)).collect()
-    };
-    // Pages in no order: the first page of a sequence is the last of its part of the pool.
-    let most = KEYS.iter().map(|n| n.div_ceil(PAGE)).max().unwrap_or(0);
-    let table: Vec<u32> = (0..(batch * most) as u32).rev().collect();
+    let mut normal = Normal::new(9);
+    let (table, most) = page_table(&KEYS, PAGE);
     let pool = [table.len(), PAGE, kv, dim];
     let elements = pool.iter().product();
     let (q, k, v) = (
-        normal(batch * query * dim),
-        normal(elements),
-        normal(elements),
+        normal.bf16s(batch * query * dim, 1.0),
+        normal.bf16s(elements, 1.0),
+        normal.bf16s(elements, 1.0),
     );
     let shape = [batch, query, dim];
 
@@ -97,20 +88,6 @@ pub fn llama_3(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Error>>
     steps.next("the reference that rounds as the kernel does");
     let tile_k = catalog::find(plan.entry()).map_or(32, |entry| entry.tile_k as usize);
     let rounded = prefill_rounded(problem.attention(), inputs, tile_k)?;
-    let out = Comparison {
-        got: &out,
-        exact: &exact.out,
-        rounded: &rounded.out,
-        terms: &exact.out_terms,
-        allowed: &exact.out_allowed,
-    };
-    let lse = Comparison {
-        got: &lse,
-        exact: &exact.lse,
-        rounded: &rounded.lse,
-        terms: &exact.lse_terms,
-        allowed: &exact.lse_allowed,
-    };
     Ok(Report {
         shapes: vec![
             ("q", format!("{shape:?} bf16")),
@@ -120,10 +97,7 @@ pub fn llama_3(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Error>>
             ("keys", format!("{KEYS:?}")),
         ],
         plan: plan.to_string(),
-        margins: vec![
-            ("out", out.judge(Rule::ROUNDED.in_rows_of(dim))?),
-            ("lse", lse.judge(Rule::truncated(dim / 16))?),
-        ],
+        margins: attention_margins(&out, &lse, [&exact, &rounded], [dim; 2])?,
         status: status.read()?,
         operand_bytes: plan.operand_bytes(batch, KEYS.iter().sum()),
         run,

@@ -8,11 +8,9 @@ use infer_kernels::reference::HostTensor;
 use infer_kernels::reference::gemm::{GemmInputs, gemm};
 use infer_kernels::reference::tolerance::{Comparison, Rule};
 use infer_kernels::{DType, Device, Float, StatusReport};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use rand_distr::{Distribution, StandardNormal};
 
 use crate::Steps;
+use crate::operands::Normal;
 use crate::report::{Report, Run};
 
 pub const STEPS: u64 = 4;
@@ -26,13 +24,9 @@ pub fn gate_and_up(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Err
         .splits(Some(1));
 
     steps.next("making operands");
-    let mut rng = StdRng::seed_from_u64(9);
-    let mut normal = |len: usize, scale: f64| -> Vec<bf16> {
-        let numbers = StandardNormal.sample_iter(&mut rng).take(len);
-        numbers.map(|x: f64| bf16::nearest(x * scale)).collect()
-    };
-    let x = normal(m * k, 1.0);
-    let [w, w_up] = [(); 2].map(|()| normal(n * k, 1.0 / (k as f64).sqrt()));
+    let mut normal = Normal::new(9);
+    let x = normal.bf16s(m * k, 1.0);
+    let [w, w_up] = [(); 2].map(|()| normal.bf16s(n * k, 1.0 / (k as f64).sqrt()));
 
     steps.next("loading the kernel");
     let plan = GemmPlan::new(device, &problem)?;

@@ -9,11 +9,9 @@ use infer_kernels::reference::HostTensor;
 use infer_kernels::reference::int4::{Int4Inputs, int4, int4_rounding};
 use infer_kernels::reference::tolerance::{Comparison, Rule};
 use infer_kernels::{DType, Device, Float, StatusReport};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use rand_distr::{Distribution, StandardNormal};
 
 use crate::Steps;
+use crate::operands::Normal;
 use crate::report::{Report, Run};
 
 pub const STEPS: u64 = 5;
@@ -22,13 +20,10 @@ pub const STEPS: u64 = 5;
 pub fn llama_3(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Error>> {
     let (m, n, k) = (16, 1024, 4096);
     steps.next("making and quantizing operands");
-    let mut rng = StdRng::seed_from_u64(8);
-    let mut normal = |elements: usize| -> Vec<f64> {
-        let numbers = StandardNormal.sample_iter(&mut rng).take(elements);
-        numbers.collect()
-    };
-    let x: Vec<bf16> = normal(m * k).into_iter().map(bf16::nearest).collect();
-    let w: Vec<f32> = normal(n * k).into_iter().map(|w| w as f32 / 64.0).collect();
+    let mut normal = Normal::new(8);
+    let x = normal.bf16s(m * k, 1.0);
+    let w = normal.numbers(n * k).into_iter();
+    let w: Vec<f32> = w.map(|w| w as f32 / 64.0).collect();
     let quantizer = Quantizer::new(DType::BF16).meaning(Codes::ZeroPoints);
     let w = quantizer.search(false).quantize(&w, n, k)?;
 

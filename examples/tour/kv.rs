@@ -11,21 +11,14 @@ use infer_kernels::reference::HostTensor;
 use infer_kernels::reference::kv::{AppendInputs, append, append_rounded, decode};
 use infer_kernels::reference::merge::merge;
 use infer_kernels::reference::tolerance::{Comparison, Rule};
-use infer_kernels::{DType, Device, Float, StatusReport, StatusWord};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use rand_distr::{Distribution, StandardNormal};
+use infer_kernels::{DType, Device, StatusReport, StatusWord};
 
 use crate::Steps;
+use crate::operands::Normal;
 use crate::report::{Report, Run};
 
 /// How many times an operation here says what it does next.
 pub const STEPS: u64 = 4;
-
-fn normal(rng: &mut StdRng, len: usize) -> Vec<bf16> {
-    let numbers = StandardNormal.sample_iter(rng).take(len);
-    numbers.map(|x: f64| bf16::nearest(x)).collect()
-}
 
 /// A chunk of a prompt: rotated queries and keys, keys and values in 8 bits.
 pub fn llama_3(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Error>> {
@@ -34,11 +27,11 @@ pub fn llama_3(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Error>>
     let format = Format::E4m3;
 
     steps.next("making operands");
-    let rng = &mut StdRng::seed_from_u64(8);
-    let q = normal(rng, tokens * query_heads * dim);
+    let mut normal = Normal::new(8);
+    let q = normal.bf16s(tokens * query_heads * dim, 1.0);
     let (k, v) = (
-        normal(rng, tokens * heads * dim),
-        normal(rng, tokens * heads * dim),
+        normal.bf16s(tokens * heads * dim, 1.0),
+        normal.bf16s(tokens * heads * dim, 1.0),
     );
     // From the last slot backwards, at positions from 100 on.
     let slots: Vec<i64> = (0..tokens).map(|t| (pages * page - 1 - t) as i64).collect();
@@ -165,14 +158,14 @@ pub fn merged(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Error>> 
     let (tokens, heads, dim) = (64, 32, 128);
 
     steps.next("making operands");
-    let rng = &mut StdRng::seed_from_u64(9);
+    let mut normal = Normal::new(9);
     let outs = [
-        normal(rng, tokens * heads * dim),
-        normal(rng, tokens * heads * dim),
+        normal.bf16s(tokens * heads * dim, 1.0),
+        normal.bf16s(tokens * heads * dim, 1.0),
     ];
     let lses: [Vec<f32>; 2] = std::array::from_fn(|_| {
-        let numbers = StandardNormal.sample_iter(&mut *rng).take(heads * tokens);
-        numbers.map(|x: f32| 8.0 + x).collect()
+        let numbers = normal.numbers(heads * tokens).into_iter();
+        numbers.map(|x| 8.0 + x as f32).collect()
     });
 
     steps.next("loading the kernel");

@@ -14,6 +14,7 @@ mod int4;
 mod kv;
 mod mla;
 mod moe;
+mod operands;
 mod prefill;
 mod report;
 

@@ -9,14 +9,11 @@ use infer_kernels::kv::MlaCache;
 use infer_kernels::reference::HostTensor;
 use infer_kernels::reference::attention::HostPages;
 use infer_kernels::reference::mla::{MlaInputs, mla, mla_rounded};
-use infer_kernels::reference::tolerance::{Comparison, Rule};
-use infer_kernels::{BackendKind, DType, Device, Float, StatusWord, catalog};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use rand_distr::{Distribution, StandardNormal};
+use infer_kernels::{BackendKind, DType, Device, StatusWord, catalog};
 
 use crate::Steps;
-use crate::report::{Report, Run};
+use crate::operands::{Normal, page_table};
+use crate::report::{Report, Run, attention_margins};
 
 pub const STEPS: u64 = 5;
 
@@ -35,19 +32,13 @@ pub fn deepseek_v2_lite(device: &Device, steps: &Steps) -> Result<Report, Box<dy
     let problem = problem.blocks(one);
 
     steps.next("making operands");
-    let mut rng = StdRng::seed_from_u64(10);
-    let mut normal = |elements: usize| -> Vec<bf16> {
-        let numbers = StandardNormal.sample_iter(&mut rng).take(elements);
-        numbers.map(|x: f64| bf16::nearest(x)).collect()
-    };
-    // Pages in no order: the first page of a sequence is the last of its part of the pool.
-    let most = TOKENS.iter().map(|n| n.div_ceil(PAGE)).max().unwrap_or(0);
-    let table: Vec<u32> = (0..(batch * most) as u32).rev().collect();
+    let mut normal = Normal::new(10);
+    let (table, most) = page_table(&TOKENS, PAGE);
     let dim = LATENT + ROPE;
     let (q_shape, pool) = ([batch, HEADS, dim], [table.len(), PAGE, dim]);
     let (q, cache) = (
-        normal(q_shape.iter().product()),
-        normal(pool.iter().product()),
+        normal.bf16s(q_shape.iter().product(), 1.0),
+        normal.bf16s(pool.iter().product(), 1.0),
     );
     let shape = [batch, HEADS, LATENT];
 
@@ -100,20 +91,6 @@ pub fn deepseek_v2_lite(device: &Device, steps: &Steps) -> Result<Report, Box<dy
     steps.next("the reference that rounds as the kernel does");
     let tile_k = catalog::find(plan.entry()).map_or(32, |entry| entry.tile_k as usize);
     let rounded = mla_rounded(&problem, inputs, tile_k)?;
-    let out = Comparison {
-        got: &out,
-        exact: &exact.out,
-        rounded: &rounded.out,
-        terms: &exact.out_terms,
-        allowed: &exact.out_allowed,
-    };
-    let lse = Comparison {
-        got: &lse,
-        exact: &exact.lse,
-        rounded: &rounded.lse,
-        terms: &exact.lse_terms,
-        allowed: &exact.lse_allowed,
-    };
     Ok(Report {
         shapes: vec![
             ("q", format!("{q_shape:?} bf16")),
@@ -123,10 +100,7 @@ pub fn deepseek_v2_lite(device: &Device, steps: &Steps) -> Result<Report, Box<dy
             ("tokens", format!("{TOKENS:?}")),
         ],
         plan: plan.to_string(),
-        margins: vec![
-            ("out", out.judge(Rule::ROUNDED.in_rows_of(LATENT))?),
-            ("lse", lse.judge(Rule::truncated(dim / 16))?),
-        ],
+        margins: attention_margins(&out, &lse, [&exact, &rounded], [dim, LATENT])?,
         status: status.read()?,
         operand_bytes: plan.operand_bytes(batch, TOKENS.iter().sum()),
         run,

@@ -9,12 +9,10 @@ use infer_kernels::moe::{
 use infer_kernels::reference::HostTensor;
 use infer_kernels::reference::moe::{MoeInputs, layer, layer_rounded};
 use infer_kernels::reference::tolerance::{Comparison, Rule};
-use infer_kernels::{DType, Device, Float, StatusWord};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use rand_distr::{Distribution, StandardNormal};
+use infer_kernels::{DType, Device, StatusWord};
 
 use crate::Steps;
+use crate::operands::Normal;
 use crate::report::{Report, Run};
 
 pub const STEPS: u64 = 5;
@@ -36,21 +34,16 @@ pub fn deepseek_v3(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Err
     let here = problem.experts().here();
 
     steps.next("making operands");
-    let mut rng = StdRng::seed_from_u64(10);
-    let mut normal = |len: usize, scale: f64| -> Vec<f64> {
-        let numbers = StandardNormal.sample_iter(&mut rng).take(len);
-        numbers.map(|x: f64| x * scale).collect()
+    let mut normal = Normal::new(10);
+    let mut f32s = |len: usize, scale: f64| -> Vec<f32> {
+        let numbers = normal.numbers(len).into_iter();
+        numbers.map(|x| (x * scale) as f32).collect()
     };
-    let bf16s = |numbers: Vec<f64>| numbers.into_iter().map(bf16::nearest).collect::<Vec<_>>();
-    let f32s = |numbers: Vec<f64>| numbers.into_iter().map(|x| x as f32).collect::<Vec<_>>();
-    let (logits, bias) = (
-        f32s(normal(tokens * experts, 1.0)),
-        f32s(normal(experts, 0.1)),
-    );
-    let x = bf16s(normal(tokens * hidden, 1.0));
+    let (logits, bias) = (f32s(tokens * experts, 1.0), f32s(experts, 0.1));
+    let x = normal.bf16s(tokens * hidden, 1.0);
     let each = here * hidden * intermediate;
     let [w_gate, w_up, w_down] =
-        [hidden, hidden, intermediate].map(|k| bf16s(normal(each, 1.0 / (k as f64).sqrt())));
+        [hidden, hidden, intermediate].map(|k| normal.bf16s(each, 1.0 / (k as f64).sqrt()));
 
     steps.next("loading the kernels");
     let plan = MoePlan::new(device, &problem)?;

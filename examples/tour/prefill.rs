@@ -11,14 +11,11 @@ use infer_kernels::reference::HostTensor;
 use infer_kernels::reference::attention::{
     HostKv, HostPages, PrefillInputs, prefill, prefill_rounded,
 };
-use infer_kernels::reference::tolerance::{Comparison, Rule};
-use infer_kernels::{DType, Device, Float, StatusWord, catalog};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use rand_distr::{Distribution, StandardNormal};
+use infer_kernels::{DType, Device, StatusWord, catalog};
 
 use crate::Steps;
-use crate::report::{Report, Run};
+use crate::operands::{Normal, offsets, page_table};
+use crate::report::{Report, Run, attention_margins};
 
 pub const STEPS: u64 = 5;
 
@@ -86,16 +83,6 @@ pub fn deepseek_v2(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Err
     run(device, steps, &layer)
 }
 
-/// Where each sequence's rows begin, and where the last one's end.
-fn offsets(lengths: &[usize]) -> Vec<i32> {
-    let mut end = 0;
-    let ends = lengths.iter().map(|&length| {
-        end += length as i32;
-        end
-    });
-    std::iter::once(0).chain(ends.collect::<Vec<_>>()).collect()
-}
-
 fn run(device: &Device, steps: &Steps, layer: &Layer) -> Result<Report, Box<dyn Error>> {
     let (HeadShape { query, kv, dim }, v_dim) = (layer.heads, layer.v_dim);
     let (queries, batch) = (layer.queries.iter().sum(), layer.queries.len());
@@ -104,29 +91,18 @@ fn run(device: &Device, steps: &Steps, layer: &Layer) -> Result<Report, Box<dyn 
     let problem = (layer.options)(problem.v_dim(v_dim).causal(true).lse(true));
 
     steps.next("making operands");
-    let mut rng = StdRng::seed_from_u64(8);
-    let mut normal = |rows: usize, row: usize| -> Vec<bf16> {
-        let numbers = StandardNormal.sample_iter(&mut rng).take(rows * row);
-        numbers.map(|x: f64| bf16::nearest(x)).collect()
-    };
-    // Pages in no order: the first page of a sequence is the last of its part of the pool.
+    let mut normal = Normal::new(8);
     let page = match problem.kv {
         KvLayout::Ragged => 1,
         KvLayout::Paged { page_size } => page_size,
     };
-    let most = layer
-        .keys
-        .iter()
-        .map(|n| n.div_ceil(page))
-        .max()
-        .unwrap_or(0);
-    let table: Vec<u32> = (0..(batch * most) as u32).rev().collect();
+    let (table, most) = page_table(layer.keys, page);
     let (paged, keys) = (problem.kv != KvLayout::Ragged, layer.keys.iter().sum());
     let rows = if paged { table.len() * page } else { keys };
     let (q, k, v) = (
-        normal(queries, query * dim),
-        normal(rows, kv * dim),
-        normal(rows, kv * v_dim),
+        normal.bf16s(queries * query * dim, 1.0),
+        normal.bf16s(rows * kv * dim, 1.0),
+        normal.bf16s(rows * kv * v_dim, 1.0),
     );
     let (shape_q, shape_out) = ([queries, query, dim], [queries, query, v_dim]);
     let (shape_k, shape_v) = ([rows, kv, dim], [rows, kv, v_dim]);
@@ -188,20 +164,6 @@ fn run(device: &Device, steps: &Steps, layer: &Layer) -> Result<Report, Box<dyn 
     steps.next("the reference that rounds as the kernel does");
     let tile_k = catalog::find(plan.entry()).map_or(64, |entry| entry.tile_k as usize);
     let rounded = prefill_rounded(&problem, inputs, tile_k)?;
-    let out = Comparison {
-        got: &out,
-        exact: &exact.out,
-        rounded: &rounded.out,
-        terms: &exact.out_terms,
-        allowed: &exact.out_allowed,
-    };
-    let lse = Comparison {
-        got: &lse,
-        exact: &exact.lse,
-        rounded: &rounded.lse,
-        terms: &exact.lse_terms,
-        allowed: &exact.lse_allowed,
-    };
     let [of_k, of_v] = [shape_k, shape_v].map(|shape| match paged {
         false => format!("{shape:?} bf16"),
         true => format!("{:?} bf16", pool(shape)),
@@ -217,10 +179,7 @@ fn run(device: &Device, steps: &Steps, layer: &Layer) -> Result<Report, Box<dyn 
             ("keys", format!("{:?}", layer.keys)),
         ],
         plan: plan.to_string(),
-        margins: vec![
-            ("out", out.judge(Rule::ROUNDED.in_rows_of(v_dim))?),
-            ("lse", lse.judge(Rule::truncated(dim / 16))?),
-        ],
+        margins: attention_margins(&out, &lse, [&exact, &rounded], [dim, v_dim])?,
         status: status.read()?,
         operand_bytes: plan.operand_bytes(queries, keys),
         run,

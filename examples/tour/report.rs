@@ -1,9 +1,12 @@
 //! What the tour prints about an operation.
 
+use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use infer_kernels::reference::tolerance::Margin;
+use half::bf16;
+use infer_kernels::reference::attention::PrefillOutput;
+use infer_kernels::reference::tolerance::{Comparison, Margin, Rule};
 use infer_kernels::{Device, StatusReport, Stream};
 
 /// What an operation did, and how well.
@@ -20,6 +23,34 @@ pub struct Report {
     pub operand_bytes: u128,
     /// What was counted or measured of the run.
     pub run: Run,
+}
+
+/// The margins of attention with these dimensions of keys and values, beside the exact and the rounded
+/// reference.
+pub fn attention_margins(
+    out: &[bf16],
+    lse: &[f32],
+    [exact, rounded]: [&PrefillOutput; 2],
+    [dim, v_dim]: [usize; 2],
+) -> Result<Vec<(&'static str, Margin)>, Box<dyn Error>> {
+    let out = Comparison {
+        got: out,
+        exact: &exact.out,
+        rounded: &rounded.out,
+        terms: &exact.out_terms,
+        allowed: &exact.out_allowed,
+    };
+    let lse = Comparison {
+        got: lse,
+        exact: &exact.lse,
+        rounded: &rounded.lse,
+        terms: &exact.lse_terms,
+        allowed: &exact.lse_allowed,
+    };
+    Ok(vec![
+        ("out", out.judge(Rule::ROUNDED.in_rows_of(v_dim))?),
+        ("lse", lse.judge(Rule::truncated(dim / 16))?),
+    ])
 }
 
 /// A run, by what the device can say of it.
