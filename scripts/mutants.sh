@@ -1,14 +1,14 @@
 #!/bin/sh
 # Changes one instruction of an entry of prefill at a time, and counts what its tests notice:
 #
-#   scripts/mutants.sh ENTRY [SAMPLE]     for example: scripts/mutants.sh prefill_bf16_d128_full 400
+#   scripts/mutants.sh ENTRY [SAMPLE [DRAW]]     for example: scripts/mutants.sh prefill_bf16_d128_full 400
 #
 # Two kinds are not drawn: roundings to the other side, which are within every bound that a test could have, and types
 # of the other sign, of numbers that are never negative. tests/mutants lists mutants that compute the same.
 # Fails if, with 95 % confidence, fewer than 95 % of such mutants would be noticed.
 set -eu
 
-entry=$1 sample=${2:-400}
+entry=$1 sample=${2:-400} draw=${3:-0}
 cd "$(dirname "$0")/.."
 kinds=barrier,wait,order,branch,guard,comparison,logic,select,exchange,address,constant,fragment,arithmetic,copy,store,deletion
 
@@ -26,9 +26,9 @@ case $entry in
 esac >"$lists"
 # What notices most comes first.
 test="$entries long_walk &&
-    INFER_KERNELS_CASES=0..30 $entries by_itself &&
-    INFER_KERNELS_CASES=0..250 $hostile garbage_is each_offence sequences_cannot &&
+    INFER_KERNELS_CASES=0..30 $entries by_itself windows absent &&
+    INFER_KERNELS_CASES=0..400 $hostile garbage_is each_offence sequences_cannot &&
     INFER_KERNELS_CASES=0..320 $random"
 cargo run --quiet --package ptx-emulator --features cli --bin ptxrun -- mutate "ptx/sm_80/$entry.ptx" \
     --test "($test) >/dev/null 2>&1" --sample "$sample" --kinds "$kinds" \
-    --equivalent "$lists" --at-least 95
+    --draw "$draw" --equivalent "$lists" --at-least 95

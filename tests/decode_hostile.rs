@@ -11,6 +11,7 @@ use std::sync::Mutex;
 
 use common::fuzz::fuzzed;
 use common::{Lengths, decode, device, in_parallel, seeds};
+use half::bf16;
 use infer_kernels::attention::prefill::HeadShape;
 use infer_kernels::ptx_emulator::{Checks, Config};
 use infer_kernels::{Device, Offence, StatusReport};
@@ -28,7 +29,7 @@ fn garbage_is_survived_and_reported() {
     let seeds: Vec<u64> = seeds(0..300).collect();
     let offences = Mutex::new(BTreeMap::new());
     in_parallel(&seeds, |&seed| {
-        let case = fuzzed(seed, true);
+        let case = fuzzed::<bf16>(seed, true);
         let outcome = case
             .decode(&device, blocks(seed))
             .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
@@ -59,7 +60,7 @@ fn garbage_that_changes_is_survived() {
             ..Config::default()
         });
         for &seed in *seeds {
-            let mut case = fuzzed(seed, true);
+            let mut case = fuzzed::<bf16>(seed, true);
             let expected = case.exact().status;
             case.hostile = true;
             let outcome = case

@@ -7,16 +7,17 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::Mutex;
 
 use common::fuzz::fuzzed;
 use common::spec::{LEVELS, Source, Spec};
 use common::{Arrangement, Case, Lengths, Pages, Table, device, in_parallel, seeds, under_test};
-use half::bf16;
+use half::{bf16, f16};
 use infer_kernels::attention::prefill::{HeadShape, PrefillPlan};
 use infer_kernels::ptx_emulator::Config;
 use infer_kernels::ptx_emulator::mutate::Handover;
-use infer_kernels::{Device, Offence, StatusReport};
+use infer_kernels::{Device, Float, Offence, StatusReport};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -66,17 +67,24 @@ fn each_offence_is_reported_with_its_sequence() {
 /// Two sequences of 5 and 9 keys on pages of 4, and a mask: one number wrong at a time.
 #[test]
 fn each_offence_of_pages_and_masks_is_reported_with_its_sequence() {
-    type Change = fn(&mut Case<bf16>);
-    fn pages(case: &mut Case<bf16>) -> &mut Pages {
+    each_offence_of_pages_and_masks::<bf16>();
+    each_offence_of_pages_and_masks::<f16>();
+}
+
+/// What is made wrong, and how it is reported.
+type Offending<T> = (fn(&mut Case<T>), Option<(Offence, u64)>);
+
+fn each_offence_of_pages_and_masks<T: Float>() {
+    fn pages<T>(case: &mut Case<T>) -> &mut Pages {
         case.pages.as_mut().expect("the keys are in pages")
     }
-    fn table(case: &mut Case<bf16>) -> (&mut Vec<i32>, &mut Vec<u32>) {
+    fn table<T>(case: &mut Case<T>) -> (&mut Vec<i32>, &mut Vec<u32>) {
         match &mut pages(case).table {
             Table::Csr { indptr, entries } => (indptr, entries),
             Table::Rows { .. } => panic!("the table is a list"),
         }
     }
-    let changes: [(Change, Option<(Offence, u64)>); 11] = [
+    let changes: [Offending<T>; 14] = [
         (|_| (), None),
         (
             |case| pages(case).seqlens[1] = -1,
@@ -107,14 +115,25 @@ fn each_offence_of_pages_and_masks_is_reported_with_its_sequence() {
         (|case| case.mask.offsets[2] = -5, Some((Offence::Mask, 1))),
         (|case| case.mask.offsets[1] = 0, Some((Offence::Mask, 0))),
         (|case| case.mask.offsets[2] = 1000, Some((Offence::Mask, 1))),
+        // A beginning before the mask, an end that only an overflow would put behind the beginning, and a byte too few.
+        (|case| case.mask.offsets[0] = -1, Some((Offence::Mask, 0))),
+        (
+            |case| case.mask.offsets[2] = i32::MIN,
+            Some((Offence::Mask, 1)),
+        ),
+        (
+            |case| case.mask.offsets[2] = case.mask.offsets[1] + 4,
+            Some((Offence::Mask, 1)),
+        ),
     ];
     let spec = Spec {
         source: Source::Csr(4),
         mask: true,
+        dtype: T::DTYPE,
         ..Spec::of(&LEVELS.map(|_| 0))
     };
     for (at, (change, expected)) in changes.into_iter().enumerate() {
-        let mut case: Case<bf16> = spec.typed(2, 1, &Lengths::of(&[3, 4], &[5, 9]));
+        let mut case: Case<T> = spec.typed(2, 1, &Lengths::of(&[3, 4], &[5, 9]));
         pages(&mut case).filler = 0.5;
         for operand in [&mut case.k, &mut case.v] {
             (0..14).for_each(|row| operand.set_row(row, 1.0));
@@ -145,21 +164,12 @@ fn garbage_is_survived_and_reported() {
     let seeds: Vec<u64> = seeds(0..350).collect();
     let offences = Mutex::new(BTreeMap::new());
     in_parallel(&seeds, |&seed| {
-        let case = fuzzed(seed, false);
-        let plan = PrefillPlan::new(&device, &case.problem).unwrap();
-        if !under_test(plan.entry()) {
-            return;
-        }
-        let outcome = case
-            .run(&device)
-            .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-        for offence in outcome.status.offences() {
+        let status = match seed % 3 {
+            0 => survived::<f16>(&device, seed),
+            _ => survived::<bf16>(&device, seed),
+        };
+        for offence in status.iter().flat_map(|status| status.offences()) {
             *offences.lock().unwrap().entry(offence).or_insert(0) += 1;
-        }
-        if let Err(error) = case.judge(&outcome) {
-            let of = |status: StatusReport| status.offences().collect::<Vec<_>>();
-            let (got, expected) = (of(outcome.status), of(case.exact().status));
-            panic!("seed {seed}: {error}\n{got:?}, expected {expected:?}\n{case:#?}");
         }
     });
     let offences = offences.into_inner().unwrap();
@@ -170,6 +180,24 @@ fn garbage_is_survived_and_reported() {
         !all || offences.len() == kinds.count(),
         "a kind never came up"
     );
+}
+
+/// Runs and judges a case whose entry is under test; what was reported.
+fn survived<T: Float + Debug>(device: &Device, seed: u64) -> Option<StatusReport> {
+    let case = fuzzed::<T>(seed, false);
+    let plan = PrefillPlan::new(device, &case.problem).unwrap();
+    if !under_test(plan.entry()) {
+        return None;
+    }
+    let outcome = case
+        .run(device)
+        .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    if let Err(error) = case.judge(&outcome) {
+        let of = |status: StatusReport| status.offences().collect::<Vec<_>>();
+        let (got, expected) = (of(outcome.status), of(case.exact().status));
+        panic!("seed {seed}: {error}\n{got:?}, expected {expected:?}\n{case:#?}");
+    }
+    Some(outcome.status)
 }
 
 /// Numbers that change with every look at them: nothing is followed out of bounds, and nothing is
@@ -184,7 +212,7 @@ fn garbage_that_changes_is_survived() {
             ..Config::default()
         });
         for &seed in *seeds {
-            let mut case = fuzzed(seed, false);
+            let mut case = fuzzed::<bf16>(seed, false);
             let expected = case.exact().status;
             case.hostile = true;
             let outcome = case

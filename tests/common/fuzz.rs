@@ -1,7 +1,6 @@
 //! Cases whose numbers in device memory are garbage.
 
-use half::bf16;
-use infer_kernels::DType;
+use infer_kernels::Float;
 use infer_kernels::attention::prefill::Window;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -11,19 +10,19 @@ use super::{Case, Lengths, Table};
 
 /// A small case of any kind, some of whose lengths, page ids and offsets are garbage; its keys are in
 /// pages, or may be.
-pub fn fuzzed(seed: u64, paged: bool) -> Case<bf16> {
+pub fn fuzzed<T: Float>(seed: u64, paged: bool) -> Case<T> {
     fuzzed_as(seed, paged, |_| ())
 }
 
 /// The same with something decided beforehand.
-pub fn fuzzed_as(seed: u64, paged: bool, decide: impl FnOnce(&mut Spec)) -> Case<bf16> {
+pub fn fuzzed_as<T: Float>(seed: u64, paged: bool, decide: impl FnOnce(&mut Spec)) -> Case<T> {
     let rng = &mut StdRng::seed_from_u64(seed);
     let batch = rng.random_range(1..=5);
     let mut lengths =
         |most: usize| -> Vec<usize> { (0..batch).map(|_| rng.random_range(0..=most)).collect() };
     let lengths = Lengths::of(&lengths(20), &lengths(40));
     let mut spec = Spec::random(rng);
-    (spec.dtype, spec.ratio, spec.lse) = (DType::BF16, rng.random_range(1..=2), true);
+    (spec.dtype, spec.ratio, spec.lse) = (T::DTYPE, rng.random_range(1..=2), true);
     if paged && spec.source == Source::Ragged {
         spec.source = Source::Csr(3);
     }
@@ -40,20 +39,20 @@ pub fn fuzzed_as(seed: u64, paged: bool, decide: impl FnOnce(&mut Spec)) -> Case
         };
     }
     decide(&mut spec);
-    let mut case: Case<bf16> = spec.typed(seed, 1, &lengths);
+    let mut case: Case<T> = spec.typed(seed, 1, &lengths);
     corrupt_case(rng, &mut case);
     case
 }
 
 /// Some of a case's lengths, page ids and offsets become garbage, and what they may lead to numbers.
-pub fn corrupt_case(rng: &mut StdRng, case: &mut Case<bf16>) {
+pub fn corrupt_case<T: Float>(rng: &mut StdRng, case: &mut Case<T>) {
     // Whatever garbage leads to may count: no NaN.
     for operand in [&mut case.q, &mut case.k, &mut case.v] {
         for row in 0..operand.shape[0] {
             for [_, head, d] in super::indices([1, operand.shape[1], operand.shape[2]]) {
                 let at = operand.at([row, head, d]);
-                if !operand.data[at].is_finite() {
-                    operand.data[at] = bf16::from_f32(rng.random_range(-2.0..2.0));
+                if !operand.data[at].to_f64().is_finite() {
+                    operand.data[at] = T::nearest(rng.random_range(-2.0..2.0));
                 }
             }
         }

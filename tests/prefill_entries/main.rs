@@ -169,37 +169,76 @@ fn entries() -> impl Iterator<Item = (&'static Entry, &'static str)> {
     })
 }
 
-/// Walks over many tiles, with and without edges: a few rows of each warp outgrow the others on the way, and where keys are in
-/// pages, some in the middle are absent.
+/// One head of many tiles, changed before there are numbers in it.
+fn walk((entry, ptx): (&'static Entry, &str), seed: u64, change: impl FnOnce(&mut Case)) {
+    let device = Emulator::new(Config {
+        seed,
+        ..Config::default()
+    });
+    let kernel = device.load(ptx).unwrap().kernel(entry.name).unwrap();
+    let mut case = Case::plain(entry, if entry.variant == "lean" { 300 } else { 400 });
+    change(&mut case);
+    case.fill(&mut StdRng::seed_from_u64(seed));
+    if let Err(error) = check(&case, &device, &kernel) {
+        panic!("{}: {error}", describe(&case));
+    }
+}
+
+/// 400 keys in pages of 16, backwards; some pages are absent.
+fn pages_without(absent: &[usize], csr: bool) -> Pages {
+    let mut list: Vec<u32> = (0..25).rev().collect();
+    for &absent in absent {
+        list[absent] = [25, u32::MAX][absent % 2];
+    }
+    Pages {
+        size: 16,
+        count: 25,
+        csr,
+        lists: vec![list],
+    }
+}
+
+/// Walks with and without edges: a few rows of each warp outgrow the others on the way, and where keys are in pages, some in
+/// the middle are absent.
 #[test]
 fn every_entry_on_a_long_walk() {
-    for (entry, ptx) in entries() {
+    for entry in entries() {
         for (seed, causal) in [(0, false), (1, true)] {
-            let device = Emulator::new(Config {
-                seed,
-                ..Config::default()
-            });
-            let kernel = device.load(ptx).unwrap().kernel(entry.name).unwrap();
-            let paged = entry.variant != "lean";
-            let mut case = Case::plain(entry, if paged { 400 } else { 300 });
-            (case.causal, case.steep) = (causal, true);
-            if paged {
-                // Where tiles are 48 keys long, each of these is in another part of one behind a whole one.
-                let mut list: Vec<u32> = (0..25).rev().collect();
-                for absent in [4, 11, 15] {
-                    list[absent] = [25, u32::MAX][absent % 2];
+            walk(entry, seed, |case| {
+                (case.causal, case.steep) = (causal, true);
+                if entry.0.variant != "lean" {
+                    // Where tiles are 48 keys long, each of these is in another part of one behind a whole one.
+                    case.pages = Some(pages_without(&[4, 11, 15], causal));
                 }
-                case.pages = Some(Pages {
-                    size: 16,
-                    count: 25,
-                    csr: causal,
-                    lists: vec![list],
-                });
-            }
-            case.fill(&mut StdRng::seed_from_u64(seed));
-            if let Err(error) = check(&case, &device, &kernel) {
-                panic!("{}: {error}", describe(&case));
-            }
+            });
+        }
+    }
+}
+
+/// One page is absent: whoever comes upon it, it is reported.
+#[test]
+fn every_entry_reports_the_only_absent_page() {
+    for entry in entries().filter(|(entry, _)| entry.variant != "lean") {
+        for absent in [0, 2, 9, 13, 20, 24] {
+            walk(entry, absent as u64, |case| {
+                (case.q_lens, case.causal) = (vec![9], false);
+                case.pages = Some(pages_without(&[absent], false));
+            });
+        }
+    }
+}
+
+/// Windows of no width, of less than a tile, and of about as much as the rows of a block are apart, where no tile or a single
+/// one is whole.
+#[test]
+fn every_entry_in_narrow_windows() {
+    let of_causal = [0, 20, 120, 127, 140, 150, 160, 175].map(|left| (true, [left, -1]));
+    let others = [[-1, 0], [0, 0], [0, 5], [30, 0], [70, 70]].map(|window| (false, window));
+    for entry in entries().filter(|(entry, _)| entry.variant == "full") {
+        for (causal, window) in of_causal.into_iter().chain(others) {
+            walk(entry, 2, |case| {
+                (case.causal, case.window) = (causal, window);
+            });
         }
     }
 }
