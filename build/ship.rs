@@ -8,7 +8,9 @@
 //!   names that one, which names the next. The assemblers of CUDA 11.8 and 12.0 crash on that for
 //!   sm_90. The shipped text has one level: the line itself and, where that line belongs to
 //!   `cuda/common/`, the line of the kernel that it was inlined into. What only spells an instruction
-//!   is passed over: its user's line says more, and a tenth of the text would be such names.
+//!   is passed over: its user's line says more, and a tenth of the text would be such names. In what
+//!   is inlined, a line next to the last one said is not said again: unrolled loops would take turns
+//!   between two lines, a name each time.
 //! - nvcc remarks which bytes of a load are used, in a pragma that older versions do not know.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +20,7 @@ use super::Result;
 use super::declaration::{Compiler, Declaration};
 
 /// Counts the changes to what this file makes of nvcc's text: part of every entry's fingerprint.
-pub const FORMAT: &str = "3";
+pub const FORMAT: &str = "4";
 
 /// Where a text comes from.
 pub struct Origin<'a> {
@@ -179,6 +181,25 @@ type Place = [u32; 3];
 /// Calls of inlined functions that are followed outwards.
 const DEPTH: usize = 64;
 
+/// A line of a text and, where it was inlined, the function's label and the kernel's line.
+#[derive(Clone, Copy, PartialEq)]
+struct Said<'a> {
+    place: Place,
+    inlined: Option<(&'a str, Place)>,
+}
+
+impl Said<'_> {
+    /// Whether nothing would be learnt from `next`.
+    fn covers(&self, next: &Self) -> bool {
+        let [file, line, _] = self.place;
+        self == next
+            || self.inlined.is_some()
+                && self.inlined == next.inlined
+                && file == next.place[0]
+                && line.abs_diff(next.place[1]) <= 1
+    }
+}
+
 /// Follows the `.loc` directives of a text.
 struct LineInfo<'a> {
     tables: &'a Tables<'a>,
@@ -186,8 +207,8 @@ struct LineInfo<'a> {
     callers: BTreeMap<Place, (Place, &'a str)>,
     /// The last directive, with the function it names: only the last before an instruction counts.
     pending: Option<(Place, &'a str)>,
-    /// The last directive that was written.
-    written: String,
+    /// What the last directive that was written says.
+    written: Option<Said<'a>>,
     /// Places that were written as they are: only such may be named as a caller.
     plain: BTreeSet<Place>,
     /// Functions that were written.
@@ -200,7 +221,7 @@ impl<'a> LineInfo<'a> {
             tables,
             callers: BTreeMap::new(),
             pending: None,
-            written: String::new(),
+            written: None,
             plain: BTreeSet::new(),
             functions: BTreeSet::new(),
         }
@@ -235,29 +256,30 @@ impl<'a> LineInfo<'a> {
         };
         let (place, function) = self.user(place, function);
         let caller = self.kernel_line(place).filter(|_| !function.is_empty());
-        if let Some(caller) = caller
-            && self.plain.insert(caller)
-        {
-            *text += &format!("\t.loc {}\n", words(caller));
+        let inlined = caller.map(|caller| (function, caller));
+        let said = Said { place, inlined };
+        if self.written.is_some_and(|written| written.covers(&said)) {
+            return;
         }
-        let line = match caller {
-            Some(caller) => {
+        match inlined {
+            Some((function, caller)) => {
+                if self.plain.insert(caller) {
+                    *text += &format!("\t.loc {}\n", words(caller));
+                }
                 self.functions.insert(function);
-                let (place, caller) = (words(place), words(caller));
-                format!(
-                    "\t.loc {place}, function_name {}, inlined_at {caller}\n",
-                    short(function)
-                )
+                *text += &format!(
+                    "\t.loc {}, function_name {}, inlined_at {}\n",
+                    words(place),
+                    short(function),
+                    words(caller)
+                );
             }
             None => {
                 self.plain.insert(place);
-                format!("\t.loc {}\n", words(place))
+                *text += &format!("\t.loc {}\n", words(place));
             }
-        };
-        if line != self.written {
-            *text += &line;
-            self.written = line;
         }
+        self.written = Some(said);
     }
 
     /// The place itself or, if it only spells an instruction, the nearest caller that does more.

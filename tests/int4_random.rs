@@ -8,7 +8,7 @@ mod common;
 
 use common::gemm::Matrix;
 use common::int4_case::{Case, check, weights};
-use common::{device, in_parallel, seeds};
+use common::{device, devices_of_all_models, in_parallel, seeds};
 use half::{bf16, f16};
 use infer_kernels::DType;
 use infer_kernels::gemm::GemmProblem;
@@ -25,14 +25,16 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
 }
 
+/// Each on one of the models of tensor cores.
 #[test]
 fn random_cases_are_within_their_bounds() {
-    let device = device();
+    let devices = devices_of_all_models();
     let seeds: Vec<u64> = seeds(0..100).collect();
     let worst = std::sync::Mutex::new(0.0f64);
     in_parallel(&seeds, |&seed| {
+        let device = &devices[(seed / 2 % 3) as usize];
         let margin =
-            check(seed, &device).unwrap_or_else(|error| panic!("case {seed}: {}", chain(&*error)));
+            check(seed, device).unwrap_or_else(|error| panic!("case {seed}: {}", chain(&*error)));
         let mut worst = worst.lock().unwrap();
         *worst = worst.max(margin.used);
     });

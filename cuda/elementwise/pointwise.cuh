@@ -39,21 +39,13 @@ __device__ __forceinline__ void pointwise(const PointwiseParams& p) {
   Chunk a, b;
   unpack<C::kElement>(a, first);
   unpack<C::kElement>(b, second);
-  if (activation == Activation::kClampedSwiglu) {
+  gemm::activate(activation, a, b);
+  if (op == PointwiseOp::kGate) {
 #pragma unroll
-    for (int i = 0; i < kChunk; ++i) a[i] = gemm::gate(activation, a[i], b[i]);  // gated, as the host has checked
-  } else {
-    if (activation != Activation::kNone) {
+    for (int i = 0; i < kChunk; ++i) a[i] *= b[i];
+  } else if (op == PointwiseOp::kAdd) {
 #pragma unroll
-      for (int i = 0; i < kChunk; ++i) a[i] = gemm::activate(activation, a[i]);
-    }
-    if (op == PointwiseOp::kGate) {
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) a[i] *= b[i];
-    } else if (op == PointwiseOp::kAdd) {
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) a[i] += b[i];
-    }
+    for (int i = 0; i < kChunk; ++i) a[i] += b[i];
   }
 #pragma unroll
   for (int i = 0; i < kChunk; ++i) a[i] *= p.factor;

@@ -18,21 +18,42 @@ __device__ __forceinline__ float sigmoid(float z) {
   return ptx::rcp_approx_ftz(1.0f + ptx::ex2_approx_ftz(z * -1.44269504088896341f));
 }
 
-__device__ __forceinline__ float activate(Activation activation, float z) {
-  switch (activation) {
-    case Activation::kRelu: return z > 0.0f || z != z ? z : 0.0f;
-    case Activation::kSilu: return z * sigmoid(z);
-    case Activation::kGeluTanh: return z * sigmoid(1.59576912160573071f * (z + 0.044715f * z * z * z));  // 2√(2/π)
-    case Activation::kGeluErf: return 0.5f * z * (1.0f + erff(z * 0.707106781186547524f));
-    default: return z;
-  }
+// The first element, which becomes the last.
+__device__ __forceinline__ float rotate(Chunk& z) {
+  const float first = z[0];
+#pragma unroll
+  for (int i = 0; i + 1 < kChunkCols; ++i) z[i] = z[i + 1];
+  return z[kChunkCols - 1] = first;
 }
 
-// of: gate and up, each with its bias.
-__device__ __forceinline__ float gate(Activation activation, float g, float u) {
-  if (activation != Activation::kClampedSwiglu) return activate(activation, g) * u;
-  const float low = g > 7.0f ? 7.0f : g;
-  return low * sigmoid(1.702f * low) * ((u > 7.0f ? 7.0f : u < -7.0f ? -7.0f : u) + 1.0f);
+// What becomes of z and, where gated, of u; the product of both is the caller's. Which activation it is, is asked once.
+__device__ __forceinline__ void activate(Activation activation, Chunk& z, Chunk& u) {
+  const auto each = [&](auto f) {
+#pragma unroll
+    for (int i = 0; i < kChunkCols; ++i) z[i] = f(z[i]);
+  };
+  switch (activation) {
+    case Activation::kRelu: return each([](float z) { return z > 0.0f || z != z ? z : 0.0f; });
+    case Activation::kSilu: return each([](float z) { return z * sigmoid(z); });
+    case Activation::kGeluTanh:
+      return each([](float z) { return z * sigmoid(1.59576912160573071f * (z + 0.044715f * z * z * z)); });  // 2√(2/π)
+    case Activation::kGeluErf:  // long: one after the other
+#pragma unroll 1
+      for (int i = 0; i < kChunkCols; ++i) {
+        const float first = rotate(z);
+        z[kChunkCols - 1] = 0.5f * first * (1.0f + erff(first * 0.707106781186547524f));
+      }
+      return;
+    case Activation::kClampedSwiglu:
+      each([](float z) {
+        const float low = z > 7.0f ? 7.0f : z;
+        return low * sigmoid(1.702f * low);
+      });
+#pragma unroll
+      for (int i = 0; i < kChunkCols; ++i) u[i] = (u[i] > 7.0f ? 7.0f : u[i] < -7.0f ? -7.0f : u[i]) + 1.0f;
+      return;
+    default: return;
+  }
 }
 
 // Elements of a row from `row` on, of which `exist` do.
@@ -93,37 +114,35 @@ __device__ __forceinline__ void store_16_bit(uint16_t* row, const Chunk& from, i
 }
 
 // Eight columns of y, for any number of rows.
-template <fragment::Element kElement, bool kGated>
+template <fragment::Element kElement>
 struct Finish {
   const GemmParams& p;
+  bool gated;
   int col, exist;
   Chunk bias = {}, bias_up = {};
 
-  __device__ __forceinline__ Finish(const GemmParams& params, int col) : p(params), col(col), exist(params.n - col) {
+  __device__ __forceinline__ Finish(const GemmParams& params, bool gated, int col)
+      : p(params), gated(gated), col(col), exist(params.n - col) {
     if (exist <= 0) return;
     if (p.bias != nullptr) load_chunk<kElement>(bias, static_cast<const uint16_t*>(p.bias) + col, exist);
-    if (kGated && p.bias_up != nullptr) {
+    if (gated && p.bias_up != nullptr) {
       load_chunk<kElement>(bias_up, static_cast<const uint16_t*>(p.bias_up) + col, exist);
     }
   }
 
-  // y[row, col..] from the products z of x and w, and u of x and w_up.
-  __device__ __forceinline__ void row(Chunk& z, const Chunk& u, int row) const {
-    const Activation activation = static_cast<Activation>(p.activation);
+  // y[row, col..] from the products z of x and w, and u of x and w_up, which matters where gated. Spends both.
+  __device__ __forceinline__ void row(Chunk& z, Chunk& u, int row) const {
+    add(z, bias);
+    if (gated) add(u, bias_up);
+    activate(static_cast<Activation>(p.activation), z, u);
+    if (gated) {
 #pragma unroll
-    for (int i = 0; i < kChunkCols; ++i) z[i] += bias[i];
-    if (kGated) {
-#pragma unroll
-      for (int i = 0; i < kChunkCols; ++i) z[i] = gate(activation, z[i], u[i] + bias_up[i]);
-    } else if (activation != Activation::kNone) {
-#pragma unroll
-      for (int i = 0; i < kChunkCols; ++i) z[i] = activate(activation, z[i]);
+      for (int i = 0; i < kChunkCols; ++i) z[i] *= u[i];
     }
     if (p.residual != nullptr) {
       Chunk summand;
       load_chunk<kElement>(summand, static_cast<const uint16_t*>(p.residual) + row * p.residual_stride + col, exist);
-#pragma unroll
-      for (int i = 0; i < kChunkCols; ++i) z[i] += summand[i];
+      add(z, summand);
     }
     const int64_t at = row * p.y_stride + col;
     if (p.y_is_f32) {
@@ -132,12 +151,25 @@ struct Finish {
       store_16_bit<kElement>(static_cast<uint16_t*>(p.y) + at, z, exist);
     }
   }
+
+ private:
+  static __device__ __forceinline__ void add(Chunk& to, const Chunk& summand) {
+#pragma unroll
+    for (int i = 0; i < kChunkCols; ++i) to[i] += summand[i];
+  }
 };
 
 // Where the partial sums of a split lie: [splits][1 or 2: gate, up][m][n].
 __device__ __forceinline__ int64_t partial_at(const GemmParams& p, int split, bool up, int row, int col) {
   const int parts = p.w_up != nullptr ? 2 : 1;
   return ((static_cast<int64_t>(split) * parts + up) * p.m + row) * p.n + col;
+}
+
+// A row's eight columns of a split: z and, where gated, u.
+__device__ __forceinline__ void store_partial(const GemmParams& p, int split, int row, int col, const Chunk& z,
+                                              const Chunk& u) {
+  store_f32(p.partial + partial_at(p, split, false, row, col), z, p.n - col);
+  if (p.w_up != nullptr) store_f32(p.partial + partial_at(p, split, true, row, col), u, p.n - col);
 }
 
 }  // namespace gemm

@@ -73,11 +73,11 @@ struct Columns {
   int first;  // output column of the tile's first
   bool gated;
 
-  __device__ __forceinline__ bool is_up(int c) const { return gated && c % C::kWarpCols >= C::kWarpCols / 2; }
-  __device__ __forceinline__ int column(int c) const {
+  __device__ __forceinline__ bool is_up(uint32_t c) const { return gated && c % C::kWarpCols >= C::kWarpCols / 2; }
+  __device__ __forceinline__ int column(uint32_t c) const {
     return first + (gated ? c / C::kWarpCols * (C::kWarpCols / 2) + c % (C::kWarpCols / 2) : c);
   }
-  __device__ __forceinline__ const void* base(int c) const { return is_up(c) ? p.w_up : p.w; }
+  __device__ __forceinline__ const void* base(uint32_t c) const { return is_up(c) ? p.w_up : p.w; }
 };
 
 // Addresses of the operands' tiles for the K range that begins at k_first.
@@ -87,16 +87,16 @@ __device__ __forceinline__ void start(typename C::A& a, typename C::B& b, unsign
   const GemmParams& p = columns.p;
   unsigned char* b_smem = smem + C::kStages * C::A::kStageBytes;
   const auto row_of = [&](int row) { return min(first_row + row, p.m - 1) * p.x_stride + k_first; };  // H4
-  const auto row_of_w = [&](int c) { return min(columns.column(c), p.n - 1) * p.w_stride; };          // H4
+  const auto row_of_w = [&](uint32_t c) { return min(columns.column(c), p.n - 1) * p.w_stride; };          // H4
   if constexpr (C::kLayout == Layout::kAny) {
     a.start(smem, warp_row, 1, [&](int row) { return static_cast<const uint16_t*>(p.x) + row_of(row); });
-    b.start(b_smem, warp_col, p.w_step, [&](int c) {
+    b.start(b_smem, warp_col, p.w_step, [&](uint32_t c) {
       return static_cast<const uint16_t*>(columns.base(c)) + row_of_w(c) + k_first * p.w_step;
     });
   } else {
     a.start(ptx::shared_address(smem), warp_row, [&](int row) { return ptx::global_address(p.x) + 2 * row_of(row); });
     if constexpr (C::kLayout == Layout::kNK) {
-      b.start(ptx::shared_address(b_smem), warp_col, [&](int c) {
+      b.start(ptx::shared_address(b_smem), warp_col, [&](uint32_t c) {
         return ptx::global_address(columns.base(c)) + 2 * (row_of_w(c) + k_first);
       });
     } else {
@@ -109,28 +109,42 @@ __device__ __forceinline__ void start(typename C::A& a, typename C::B& b, unsign
 
 // Hands out what a warp accumulated, by way of shared memory: 16 rows at a time, as f32. f(row, z, u) gets eight outputs of
 // each of its first `rows` rows, of those columns that lead to `out_col`: sums, and where gated those of the up product.
-template <class C, bool kGated>
+template <class C>
 struct Drain {
-  static constexpr int kOutputs = kGated ? C::kWarpCols / 2 : C::kWarpCols, kLanes = kOutputs / kChunkCols;
+  static constexpr int kRowChunks = C::kWarpCols / 4;  // of 16 bytes
+  static constexpr int kLanes = C::kWarpCols / kChunkCols, kLaneBits = kLanes == 8 ? 3 : 2;
+  static_assert(kLanes == 1 << kLaneBits, "lanes that share a row, where it is not gated");
+
+  bool gated;
+
+  __device__ __forceinline__ int outputs() const { return C::kWarpCols >> gated; }
 
   // Where this lane's eight outputs begin, in the warp's.
-  static __device__ __forceinline__ int out_col() { return threadIdx.x % 32 % kLanes * kChunkCols; }
+  __device__ __forceinline__ int out_col() const { return (threadIdx.x & ((kLanes >> gated) - 1)) * kChunkCols; }
+
+  // Chunk c of row r lies at c ^ 2(r % 4): eight lanes that write or read 16 bytes meet all banks once.
+  static __device__ __forceinline__ int at(int row, int chunk) { return row * kRowChunks + (chunk ^ row % 4 * 2); }
+
+  static __device__ __forceinline__ void read(Chunk& to, const float4* staging, int row, int col) {
+    const int chunk = col / 4, swap = (chunk / 8 + row) % 2;  // which half first: eight lanes do not collide
+    const float4 a = staging[at(row, chunk + swap)], b = staging[at(row, chunk + (swap ^ 1))];
+    const float4 low = swap ? b : a, high = swap ? a : b;
+    to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w;
+    to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
+  }
 
   template <class F>
-  static __device__ __forceinline__ void run(unsigned char* smem, const typename C::Accumulators& acc, int warp, int rows,
-                                             F&& f) {
-    constexpr int kRowChunks = C::kWarpCols / 4;  // of 16 bytes
-    const int lane = threadIdx.x % 32;
+  __device__ __forceinline__ void run(unsigned char* smem, const typename C::Accumulators& acc, int warp, int rows,
+                                      F&& f) const {
+    const uint32_t lane = threadIdx.x % 32;
     float4* staging = reinterpret_cast<float4*>(smem + warp * C::kStagingBytes);
-    // Chunk c of row r lies at c ^ 2(r % 4): eight lanes that write or read 16 bytes meet all banks once.
-    const auto at = [](int row, int chunk) { return row * kRowChunks + (chunk ^ row % 4 * 2); };
-    const auto read = [&](Chunk& to, int row, int col) {
-      const int chunk = col / 4, swap = (chunk / 8 + row) % 2;  // which half first: eight lanes do not collide
-      const float4 a = staging[at(row, chunk + swap)], b = staging[at(row, chunk + (swap ^ 1))];
-      const float4 low = swap ? b : a, high = swap ? a : b;
-      to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w;
-      to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
-    };
+    // This lane's two columns of four blocks of 8, in its first row: other blocks and rows are constants further.
+    float* own[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const uint32_t col = 8 * j + fragment::acc_col(lane, 0);
+      own[j] = reinterpret_cast<float*>(staging + at(fragment::acc_row(lane, 0), col / 4)) + col % 4;
+    }
 #pragma unroll 1
     for (int block = 0; block < C::A::kBlocks; ++block) {
       __syncwarp();
@@ -141,19 +155,18 @@ struct Drain {
         for (int j = 0; j < 2 * C::B::kBlocks; ++j)
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
-            const int row = fragment::acc_row(lane, 2 * h), col = 8 * j + fragment::acc_col(lane, 0);
-            float* chunk = reinterpret_cast<float*>(staging + at(row, col / 4));
-            *reinterpret_cast<float2*>(chunk + col % 4) = make_float2(acc[i][j][2 * h], acc[i][j][2 * h + 1]);
+            *reinterpret_cast<float2*>(own[j % 4] + j / 4 * 32 + h * 8 * C::kWarpCols) =
+                make_float2(acc[i][j][2 * h], acc[i][j][2 * h + 1]);
           }
       }
       __syncwarp();
 #pragma unroll 1
-      for (int down = lane / kLanes; down < 16; down += 32 / kLanes) {
+      for (int down = lane >> (kLaneBits - gated); down < 16; down += 32 / kLanes << gated) {
         const int row = 16 * block + down;
         if (row >= rows) break;
-        Chunk z, u = {};
-        read(z, down, out_col());
-        if (kGated) read(u, down, kOutputs + out_col());
+        Chunk z, u;
+        read(z, staging, down, out_col());
+        if (gated) read(u, staging, down, outputs() + out_col());
         f(row, z, u);
       }
     }
@@ -161,19 +174,20 @@ struct Drain {
 };
 
 // Sums to y, or to the split's share of the workspace.
-template <class C, bool kGated>
+template <class C>
 __device__ __forceinline__ void epilogue(const GemmParams& p, unsigned char* smem, const typename C::Accumulators& acc,
                                          int first_row, int first_col, int warp) {
-  const int col = first_col + Drain<C, kGated>::out_col();
-  const Finish<C::kElement, kGated> finish(p, col);
+  const bool gated = p.w_up != nullptr;
+  const Drain<C> drain{gated};
+  const int col = first_col + drain.out_col();
+  const Finish<C::kElement> finish(p, gated, col);
   const int rows = finish.exist > 0 ? p.m - first_row : 0;  // H4
-  Drain<C, kGated>::run(smem, acc, warp, rows, [&](int down, Chunk& z, const Chunk& u) {
+  drain.run(smem, acc, warp, rows, [&](int down, Chunk& z, Chunk& u) {
     const int row = first_row + down;
-    if (p.partial != nullptr) {
-      store_f32(p.partial + partial_at(p, blockIdx.y, false, row, col), z, finish.exist);
-      if (kGated) store_f32(p.partial + partial_at(p, blockIdx.y, true, row, col), u, finish.exist);
-    } else {
+    if (p.partial == nullptr) {
       finish.row(z, u, row);
+    } else {
+      store_partial(p, blockIdx.y, row, col, z, u);
     }
   });
 }
@@ -209,11 +223,7 @@ __device__ __forceinline__ void gemm(const GemmParams& p) {
   }
   const int first_row = tile_m * C::kTileM + warp_m * C::kWarpRows;
   const int first_col = columns.column(warp_n * C::kWarpCols);
-  if (gated) {
-    epilogue<C, true>(p, smem, acc, first_row, first_col, warp);
-  } else {
-    epilogue<C, false>(p, smem, acc, first_row, first_col, warp);
-  }
+  epilogue<C>(p, smem, acc, first_row, first_col, warp);
 }
 
 // gemm_reduce: the end of y from the partial sums of all splits, added in order. One thread per chunk of a row.
@@ -224,28 +234,21 @@ struct ReduceConfig {
   static constexpr uint32_t kSmemBytes = 0;
 };
 
-template <class C, bool kGated>
-__device__ __forceinline__ void reduce_chunk(const GemmParams& p, int row, int col) {
-  const Finish<C::kElement, kGated> finish(p, col);
-  Chunk z = {}, u = {};
-  for (int split = 0; split < p.splits; ++split) {
-    add_f32(z, p.partial + partial_at(p, split, false, row, col), finish.exist);
-    if (kGated) add_f32(u, p.partial + partial_at(p, split, true, row, col), finish.exist);
-  }
-  finish.row(z, u, row);
-}
-
 template <class C>
 __device__ __forceinline__ void reduce(const GemmParams& p) {
   const int chunks = (p.n - 1) / kChunkCols + 1;
   const int64_t item = static_cast<int64_t>(blockIdx.x) * C::kThreads + threadIdx.x;
   if (item >= static_cast<int64_t>(chunks) * p.m) return;
   const int row = item / chunks, col = item % chunks * kChunkCols;
-  if (p.w_up != nullptr) {
-    reduce_chunk<C, true>(p, row, col);
-  } else {
-    reduce_chunk<C, false>(p, row, col);
+  const bool gated = p.w_up != nullptr;
+  const Finish<C::kElement> finish(p, gated, col);
+  Chunk z = {}, u = {};
+#pragma unroll 1
+  for (int split = 0; split < p.splits; ++split) {
+    add_f32(z, p.partial + partial_at(p, split, false, row, col), finish.exist);
+    if (gated) add_f32(u, p.partial + partial_at(p, split, true, row, col), finish.exist);
   }
+  finish.row(z, u, row);
 }
 
 }  // namespace gemm

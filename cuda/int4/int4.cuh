@@ -95,11 +95,7 @@ __device__ __forceinline__ void matmul(const Int4Params& params) {
     }
     __syncthreads();  // H3
   }
-  if (gated) {
-    gemm::epilogue<C, true>(p, smem, acc, first_row, first_col, warp);
-  } else {
-    gemm::epilogue<C, false>(p, smem, acc, first_row, first_col, warp);
-  }
+  gemm::epilogue<C>(p, smem, acc, first_row, first_col, warp);
 }
 
 }  // namespace q4

@@ -256,26 +256,26 @@ struct Part {
   bool last;  // whether it is the last
 };
 
-template <class C, bool kGated>
+template <class C>
 __device__ __forceinline__ void finish_strip(const GemmParams& p, const unsigned char* smem, int first_row, int first_col,
                                              Part part) {
-  constexpr int kChunks = C::kCols / gemm::kChunkCols / (kGated ? 2 : 1);
-  const int down = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
+  static_assert(C::kCols / gemm::kChunkCols == 8, "chunks of a row, in three bits of the thread's number");
+  const bool gated = p.w_up != nullptr;
+  const int chunks = 8 >> gated, down = threadIdx.x >> (3 - gated), chunk = threadIdx.x & (chunks - 1);
   const int row = first_row + down, col = first_col + chunk * gemm::kChunkCols;
   if (down >= C::kRows || row >= p.m) return;
-  const gemm::Finish<C::kElement, kGated> finish(p, col);
+  const gemm::Finish<C::kElement> finish(p, gated, col);
   if (finish.exist <= 0) return;
   gemm::Chunk z = {}, u = {};
   add_warps<C>(z, smem, down, chunk);
-  if (kGated) add_warps<C>(u, smem, down, chunk + kChunks);
+  if (gated) add_warps<C>(u, smem, down, chunk + chunks);
   if (p.partial == nullptr) {
     finish.row(z, u, row);
     return;
   }
 #pragma unroll 1
   for (int slot = part.slot; slot < (part.last ? p.splits : part.slot + 1); ++slot) {  // those left over: zeros
-    gemm::store_f32(p.partial + gemm::partial_at(p, slot, false, row, col), z, finish.exist);
-    if (kGated) gemm::store_f32(p.partial + gemm::partial_at(p, slot, true, row, col), u, finish.exist);
+    gemm::store_partial(p, slot, row, col, z, u);
 #pragma unroll
     for (int i = 0; i < gemm::kChunkCols; ++i) z[i] = u[i] = 0.0f;
   }
@@ -319,11 +319,7 @@ __device__ __forceinline__ void stream(const Int4Params& params) {
     __syncthreads();
     const int slot = whole ? 0 : share - ((begin + 1) * shares - 1) / work;
     const Part part{slot, end == begin + strip_work};
-    if (gated) {
-      finish_strip<C, true>(p, smem, first_row, strip * strip_cols, part);
-    } else {
-      finish_strip<C, false>(p, smem, first_row, strip * strip_cols, part);
-    }
+    finish_strip<C>(p, smem, first_row, strip * strip_cols, part);
     __syncthreads();  // H2
     at = end;
   }

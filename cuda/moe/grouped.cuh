@@ -120,7 +120,7 @@ __device__ __forceinline__ void start(typename C::A& a, typename C::B& b, unsign
   const gemm::Columns<C> columns{of_expert, tile.first_col, of_expert.w_up != nullptr};
   const uint32_t b_smem = ptx::shared_address(smem + C::kStages * C::A::kStageBytes);
   if constexpr (C::kLayout == gemm::Layout::kNK) {
-    b.start(b_smem, warp_col, [&](int c) {
+    b.start(b_smem, warp_col, [&](uint32_t c) {
       return ptx::global_address(columns.base(c)) + 2 * (min(columns.column(c), p.n - 1) * p.w_stride + k_first);  // H4
     });
   } else {
@@ -145,19 +145,21 @@ __device__ __forceinline__ void load_bias(gemm::Chunk& to, const GroupedParams& 
   }
 }
 
-template <class C, bool kGated>
+template <class C>
 __device__ __forceinline__ void epilogue(const GroupedParams& p, GemmParams of_expert, unsigned char* smem,
                                          const typename C::Accumulators& acc, const Tile& tile, int warp_row, int first_col,
                                          int warp) {
-  const int col = first_col + gemm::Drain<C, kGated>::out_col();
-  gemm::Finish<C::kElement, kGated> finish(of_expert, col);
+  const bool gated = p.w_up != nullptr;
+  const gemm::Drain<C> drain{gated};
+  const int col = first_col + drain.out_col();
+  gemm::Finish<C::kElement> finish(of_expert, gated, col);
   const int rows = finish.exist > 0 ? tile.rows - warp_row : 0;  // H4
   if (rows > 0 && tile.split == 0) {
     constexpr bool kF16 = C::kElement == fragment::Element::kF16;
     load_bias(finish.bias, p, p.bias, tile.expert, col, kF16);
-    if (kGated) load_bias(finish.bias_up, p, p.bias_up, tile.expert, col, kF16);
+    if (gated) load_bias(finish.bias_up, p, p.bias_up, tile.expert, col, kF16);
   }
-  gemm::Drain<C, kGated>::run(smem, acc, warp, rows, [&](int down, gemm::Chunk& z, const gemm::Chunk& u) {
+  drain.run(smem, acc, warp, rows, [&](int down, gemm::Chunk& z, gemm::Chunk& u) {
     const int place = tile.first_row + warp_row + down;
     const int row = p.scatter ? pair_at(p, place) : place;
     if (row >= 0) finish.row(z, u, row);
@@ -202,11 +204,7 @@ __device__ __forceinline__ void grouped(const GroupedParams& p) {
       __syncthreads();  // H3
     }
     const gemm::Columns<C> columns{of_expert, tile.first_col, gated};
-    if (gated) {
-      epilogue<C, true>(p, of_expert, smem, acc, tile, warp_row, columns.column(warp_col), warp);
-    } else {
-      epilogue<C, false>(p, of_expert, smem, acc, tile, warp_row, columns.column(warp_col), warp);
-    }
+    epilogue<C>(p, of_expert, smem, acc, tile, warp_row, columns.column(warp_col), warp);
     __syncthreads();  // H3
   }
 }

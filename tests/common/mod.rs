@@ -26,8 +26,8 @@ use std::error::Error;
 
 use half::{bf16, f16};
 use infer_kernels::attention::prefill::{HeadShape, PrefillProblem};
-use infer_kernels::ptx_emulator::Config;
 use infer_kernels::ptx_emulator::mutate::Handover;
+use infer_kernels::ptx_emulator::{Config, MmaMode};
 use infer_kernels::reference::tolerance::Margin;
 use infer_kernels::{DType, Device, catalog};
 use rand::SeedableRng;
@@ -53,6 +53,16 @@ pub fn device_with(config: Config) -> Device {
     }
     let seed = std::env::var("INFER_KERNELS_SEED").map_or(0, |seed| seed.parse().unwrap());
     Device::emulator(Config { seed, ..config })
+}
+
+/// Devices whose tensor cores round sums as each of the emulator's models does.
+pub fn devices_of_all_models() -> [Device; 3] {
+    [MmaMode::Fast, MmaMode::Ampere, MmaMode::Hopper].map(|mma| {
+        device_with(Config {
+            mma,
+            ..Config::default()
+        })
+    })
 }
 
 /// Whether a case that runs this entry is worth running: not if an instruction of another one has been

@@ -337,7 +337,7 @@ impl<T: Float> Case<T> {
 
     /// Rows of `unit` elements of both, in turns.
     fn take_turns(a: &[T], b: &[T], unit: usize) -> Vec<T> {
-        let rows = a.chunks(unit).zip(b.chunks(unit));
+        let rows = a.chunks(unit.max(1)).zip(b.chunks(unit.max(1))); // 0: no expert here
         rows.flat_map(|(a, b)| a.iter().chain(b).copied()).collect()
     }
 

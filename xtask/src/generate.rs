@@ -14,7 +14,7 @@ use crate::kernels::sources::{Fingerprint, Sources, sha256};
 use crate::kernels::{read, write};
 
 /// Largest text of one module.
-const MODULE_BYTES: usize = 448 << 10;
+const MODULE_BYTES: usize = 384 << 10;
 /// Largest text of all modules together.
 const ALL_BYTES: usize = 16 << 20;
 /// Longest time to compile one entry, on two cores that do nothing else.
