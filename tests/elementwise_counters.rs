@@ -98,7 +98,7 @@ fn pointwise_operations_move_every_byte_once() {
         (
             "multiple",
             PointwiseProblem::scale(DType::BF16, 4096, 64.0),
-            90.0,
+            96.0,
         ),
     ] {
         let rng = &mut StdRng::seed_from_u64(1);

@@ -128,9 +128,9 @@ fn few_tokens_read_active_weights_once() {
 fn large_tiles_do_what_dense_ones_do() {
     let device = profiling();
     for (tile, layout, most) in [
-        (64, WeightLayout::Nk, 1.6),
-        (128, WeightLayout::Nk, 1.15),
-        (128, WeightLayout::Kn, 1.35),
+        (64, WeightLayout::Nk, 1.75),
+        (128, WeightLayout::Nk, 1.2),
+        (128, WeightLayout::Kn, 1.4),
     ] {
         let (here, n, k, rows) = (3, 256, 2048, 2 * tile);
         let ids: Vec<i32> = (0..here * rows).map(|pair| (pair % here) as i32).collect();

@@ -18,7 +18,7 @@ use rand::{RngExt, SeedableRng};
 
 const TOKENS: [usize; 9] = [0, 1, 2, 7, 16, 33, 127, 512, 3000];
 
-/// Each on one of the models of tensor cores.
+/// Few tokens on one of the models of tensor cores, many on the fastest.
 #[test]
 fn models_give_the_references_result() {
     let devices = devices_of_all_models();
@@ -29,7 +29,7 @@ fn models_give_the_references_result() {
         .collect();
     in_parallel(&cases, |&(at, (model, tokens))| {
         let spread = [Spread::Even, Spread::Zipf, Spread::One][tokens % 3];
-        let device = &devices[at % 3];
+        let device = &devices[if tokens > 40 { 0 } else { at % 3 }];
         let margin = match tokens % 2 {
             0 => Case::<bf16>::of_model(tokens as u64, model, tokens, spread).check(device),
             _ => Case::<f16>::of_model(tokens as u64, model, tokens, spread).check(device),
@@ -102,7 +102,7 @@ fn random_cases_are_within_their_bounds() {
     let seeds: Vec<u64> = seeds(0..48).collect();
     let worst = std::sync::Mutex::new(0.0f64);
     in_parallel(&seeds, |&seed| {
-        let device = &devices[(seed / 2 % 3) as usize];
+        let device = devices.get(seed as usize / 2 % 6).unwrap_or(&devices[0]);
         let margin = match seed % 2 {
             0 => random::<f16>(seed).check(device),
             _ => random::<bf16>(seed).check(device),
