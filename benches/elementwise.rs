@@ -1,4 +1,4 @@
-//! Norms, gates and embeddings: kernel times on a GPU; without one, what the host itself does, and what
+//! Norms, gates, embeddings and sampling: kernel times on a GPU; without one, what the host itself does, and what
 //! no GPU can beat.
 
 mod common;
@@ -10,7 +10,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
 use infer_kernels::elementwise::{
     EmbedArgs, EmbedPlan, EmbedProblem, NormArgs, NormPlan, NormProblem, PointwiseArgs,
-    PointwisePlan, PointwiseProblem, Table,
+    PointwisePlan, PointwiseProblem, SampleArgs, SamplePlan, SampleProblem, Table,
 };
 use infer_kernels::gemm::Activation;
 use infer_kernels::{Buffer, DType, Device, StatusWord, Stream};
@@ -27,17 +27,20 @@ enum Operation {
     Norm(NormPlan),
     Gate(PointwisePlan),
     Embed(EmbedPlan),
+    Sample(SamplePlan),
 }
 
 impl Operation {
-    fn all(device: &Device) -> [Operation; 3] {
+    fn all(device: &Device) -> [Operation; 4] {
         let norm = NormProblem::new(DType::BF16, HIDDEN, 1e-5).residual(true);
         let gate = PointwiseProblem::gated(DType::BF16, FEED_FORWARD, Activation::Silu);
         let embed = EmbedProblem::new(DType::BF16, HIDDEN);
+        let sample = SampleProblem::new(DType::BF16, VOCABULARY);
         [
             Operation::Norm(NormPlan::new(device, &norm).unwrap()),
             Operation::Gate(PointwisePlan::new(device, &gate).unwrap()),
             Operation::Embed(EmbedPlan::new(device, &embed).unwrap()),
+            Operation::Sample(SamplePlan::new(device, &sample).unwrap()),
         ]
     }
 
@@ -46,6 +49,7 @@ impl Operation {
             Operation::Norm(_) => "residual sum and norm",
             Operation::Gate(_) => "gate",
             Operation::Embed(_) => "embedding",
+            Operation::Sample(_) => "sampling, greedy",
         }
     }
 
@@ -54,6 +58,7 @@ impl Operation {
             Operation::Norm(plan) => plan.row_bytes(rows),
             Operation::Gate(plan) => plan.row_bytes(rows),
             Operation::Embed(plan) => plan.row_bytes(rows),
+            Operation::Sample(plan) => plan.row_bytes(rows),
         };
         bytes as u64
     }
@@ -69,6 +74,7 @@ struct Operands {
     weight: Buffer<bf16>,
     table: Buffer<bf16>,
     ids: Buffer<i32>,
+    tokens: Buffer<i32>,
     status: StatusWord,
 }
 
@@ -86,6 +92,7 @@ impl Operands {
             weight: alloc(HIDDEN),
             table: alloc(vocabulary * HIDDEN),
             ids: stream.upload(&ids).unwrap(),
+            tokens: stream.alloc(rows).unwrap(),
             status: StatusWord::new(&stream).unwrap(),
             stream,
         }
@@ -115,6 +122,16 @@ impl Operands {
                     table: Table::Float(self.table.tensor([vocabulary, HIDDEN]).unwrap()),
                     ids: self.ids.tensor([rows]).unwrap(),
                     y: self.y.tensor_mut([rows, HIDDEN]).unwrap(),
+                    status: &self.status,
+                };
+                plan.run(&self.stream, args).unwrap();
+            }
+            Operation::Sample(plan) => {
+                // The table's memory has HIDDEN rows of logits.
+                let args = SampleArgs {
+                    logits: self.table.tensor([rows, VOCABULARY]).unwrap(),
+                    sampling: None,
+                    tokens: self.tokens.tensor_mut([rows]).unwrap(),
                     status: &self.status,
                 };
                 plan.run(&self.stream, args).unwrap();

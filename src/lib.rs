@@ -11,7 +11,7 @@
 //! | compute the latent attention of DeepSeek over a cache | [`attention::mla`] |
 //! | multiply matrices: linear layers | [`gemm`] |
 //! | pack 4-bit weights, and multiply by them | [`int4`] |
-//! | normalise, gate and add rows, look up embeddings | [`elementwise`] |
+//! | normalise, gate and add rows, look up embeddings, sample tokens | [`elementwise`] |
 //! | keep keys and values in a cache | [`kv`] |
 //! | join attention over parts of the keys | [`attention::merge`] |
 //! | run a mixture of experts, from the router's logits on | [`moe`] |

@@ -103,11 +103,17 @@ pub enum Offence {
     ExpertRow = 15,
     /// A token id is out of range of the embedding table: its row is zero. The index is the token's.
     TokenId = 18,
+    /// Logits hold NaN, which counted as -inf, or nothing above -inf: then there was no token, -1. The
+    /// index is the row's.
+    Logits = 19,
+    /// A temperature is negative or not finite, and the row gave its most likely token; or a top-p is
+    /// NaN, and it was left out. The index is the row's.
+    Sampling = 20,
 }
 
 impl Offence {
     /// All kinds, by number.
-    pub const ALL: [Offence; 14] = [
+    pub const ALL: [Offence; 16] = [
         Offence::SeqLensQ,
         Offence::SeqLensK,
         Offence::SeqLenTooLong,
@@ -122,6 +128,8 @@ impl Offence {
         Offence::ExpertRange,
         Offence::ExpertRow,
         Offence::TokenId,
+        Offence::Logits,
+        Offence::Sampling,
     ];
 
     /// The kind's bit in a status word.
@@ -148,6 +156,8 @@ impl Offence {
             Offence::ExpertRange => "rows of experts out of order or range at expert",
             Offence::ExpertRow => "row of an expert out of range at place",
             Offence::TokenId => "id out of range of the table, of token",
+            Offence::Logits => "logits NaN, or none above -inf, in row",
+            Offence::Sampling => "temperature or top-p without meaning in row",
         }
     }
 }

@@ -10,7 +10,7 @@ use infer_kernels::attention::merge::MergeParams;
 use infer_kernels::attention::mla::MlaParams;
 use infer_kernels::attention::prefill::PrefillParams;
 use infer_kernels::catalog::{ENTRIES, Entry};
-use infer_kernels::elementwise::{EmbedParams, NormParams, PointwiseParams};
+use infer_kernels::elementwise::{EmbedParams, NormParams, PointwiseParams, SampleParams};
 use infer_kernels::gemm::GemmParams;
 use infer_kernels::int4::Int4Params;
 use infer_kernels::kv::{AppendParams, AppendPart, CopyParams, GatherParams, GatherPart};
@@ -215,6 +215,13 @@ const PASSED: &[Passed] = &[
         size: size_of::<MergeParams>(),
         align: align_of::<MergeParams>(),
         header: include_str!("../cuda/kv/merge_params.cuh"),
+    },
+    Passed {
+        kernel: "sample",
+        fields: SampleParams::FIELDS,
+        size: size_of::<SampleParams>(),
+        align: align_of::<SampleParams>(),
+        header: include_str!("../cuda/elementwise/sample_params.cuh"),
     },
     Passed {
         kernel: "norm",

@@ -9,6 +9,7 @@ use infer_kernels::attention::prefill::{
 use infer_kernels::attention::{CuSeqLens, SeqLens, SeqLensError};
 use infer_kernels::elementwise::{
     ElementwiseError, EmbedArgs, EmbedPlan, NormArgs, NormPlan, PointwiseArgs, PointwisePlan,
+    SampleArgs, SamplePlan,
 };
 use infer_kernels::kv::{
     AppendArgs, AppendPlan, AppendProblem, CopyArgs, CopyPlan, GatherArgs, GatherPlan, KvError,
@@ -66,6 +67,8 @@ const _: () = {
     send_and_sync::<NormArgs<'static>>();
     send_and_sync::<PointwisePlan>();
     send_and_sync::<PointwiseArgs<'static>>();
+    send_and_sync::<SamplePlan>();
+    send_and_sync::<SampleArgs<'static>>();
     send_and_sync::<EmbedPlan>();
     send_and_sync::<EmbedArgs<'static>>();
     error::<ElementwiseError>();

@@ -8,6 +8,7 @@ use crate::attention::mla::{MlaArgs, MlaError, MlaPlan};
 use crate::attention::prefill::{PrefillArgs, PrefillError, PrefillPlan};
 use crate::elementwise::{
     ElementwiseError, EmbedArgs, EmbedPlan, NormArgs, NormPlan, PointwiseArgs, PointwisePlan,
+    SampleArgs, SamplePlan,
 };
 use crate::gemm::{GemmArgs, GemmError, GemmPlan};
 use crate::int4::{Int4Args, Int4Error, Int4Plan};
@@ -135,6 +136,11 @@ captured! {
 captured! {
     /// Replays may have other ids in the same memory.
     EmbedPlan(EmbedArgs) -> ElementwiseError:
+    |plan, stream, args| plan.bind(stream, &args) => bound: [bound]
+}
+captured! {
+    /// Replays may have other logits, options and draws in the same memory.
+    SamplePlan(SampleArgs) -> ElementwiseError:
     |plan, stream, args| plan.bind(stream, &args) => bound: [bound]
 }
 

@@ -7,7 +7,7 @@
 pub(crate) use super::backend::LaunchShape;
 use super::{DeviceError, Kernel, Stream};
 use crate::attention::{decode, merge, mla, prefill};
-use crate::elementwise::{self, EmbedParams, NormParams, PointwiseParams};
+use crate::elementwise::{self, EmbedParams, NormParams, PointwiseParams, SampleParams};
 use crate::kv::{self, AppendParams, CopyParams, GatherParams};
 use crate::{gemm, int4, moe};
 
@@ -183,6 +183,13 @@ unsafe impl Launch for elementwise::Bound<'_, PointwiseParams> {
 // only ever touched by atomics. Bounds: made only by `EmbedPlan::bind`, which proves every row of table,
 // scales and result; the kernel checks each id where it reads it, and follows it only within the table.
 unsafe impl Launch for elementwise::Bound<'_, EmbedParams> {
+    launch_of_fields!();
+}
+
+// SAFETY: ABI, Aliasing, Residency: as above, with `SampleParams`. Bounds: made only by
+// `SamplePlan::bind`, which proves every row of the logits and one option and token for each row; options
+// are numbers that lead nowhere, and draws are given wherever temperatures are.
+unsafe impl Launch for elementwise::Bound<'_, SampleParams> {
     launch_of_fields!();
 }
 

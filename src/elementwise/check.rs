@@ -136,6 +136,48 @@ impl<'s, 't> Check<'s, 't> {
         Ok((tensor.address(), strides))
     }
 
+    /// Rows without gaps that are read.
+    pub fn read_dense(
+        &mut self,
+        name: &'static str,
+        tensor: &Tensor<'t, 2>,
+        dtype: DType,
+        shape: [usize; 2],
+    ) -> Result<u64, OperandError> {
+        let (address, [got, _]) = self.read_anywhere(name, tensor, dtype, shape)?;
+        let expected = shape[1] as i64;
+        if shape[0] > 1 && got != expected {
+            return Err(OperandError::Stride {
+                tensor: name,
+                axis: 0,
+                expected,
+                got,
+            });
+        }
+        Ok(address)
+    }
+
+    /// Numbers one behind the other that are written.
+    pub fn written_anywhere(
+        &mut self,
+        name: &'static str,
+        tensor: &'t TensorMut<'_, 1>,
+        dtype: DType,
+        shape: [usize; 1],
+    ) -> Result<u64, OperandError> {
+        let tensor = tensor.as_ref();
+        let operand = Operand {
+            name,
+            tensor: &tensor,
+        };
+        operand.dtype(dtype)?;
+        operand.shape(shape)?;
+        operand.place(self.stream)?;
+        operand.strides()?;
+        self.apart.written(operand);
+        Ok(tensor.address())
+    }
+
     /// Rows at multiples of 16 bytes that are written, perhaps after being read.
     pub fn written<const R: usize>(
         &mut self,

@@ -1,10 +1,12 @@
-//! What a model needs between attention and matrix products: norms, gates, sums, embeddings.
+//! What a model needs between attention and matrix products: norms, gates, sums,
+//! embeddings, and a token at the end.
 //!
 //! | you want to | use |
 //! |---|---|
 //! | normalise rows, also heads, after adding to the residual stream if wanted | [`NormPlan`] |
 //! | gate, add or scale rows | [`PointwisePlan`] |
 //! | look up embeddings | [`EmbedPlan`] |
+//! | draw tokens, or take the most likely ones | [`SamplePlan`] |
 //!
 //! # Shapes
 //! Rows are 16-bit numbers that begin at multiples of 16 bytes, of any length; strides between rows,
@@ -49,6 +51,7 @@ mod embed;
 mod error;
 mod norm;
 mod pointwise;
+mod sample;
 
 pub(crate) use check::Bound;
 pub use check::Rows;
@@ -62,3 +65,6 @@ pub use norm::{NormArgs, NormPlan, NormProblem, NormWeight};
 #[doc(hidden)]
 pub use pointwise::PointwiseParams;
 pub use pointwise::{PointwiseArgs, PointwisePlan, PointwiseProblem, Second};
+#[doc(hidden)]
+pub use sample::SampleParams;
+pub use sample::{SampleArgs, SamplePlan, SampleProblem, Sampling};

@@ -12,6 +12,7 @@ pub mod kv;
 pub mod merge;
 pub mod mla;
 pub mod moe;
+pub mod sample;
 pub mod tolerance;
 
 pub use host::HostTensor;

@@ -16,6 +16,7 @@ pub mod moe;
 mod operand;
 mod pages;
 pub mod quantised;
+pub mod sample;
 pub mod spec;
 
 pub use case::{Bits, Case, Lengths, Outcome};

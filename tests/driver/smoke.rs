@@ -15,7 +15,7 @@ use crate::common::int4_case;
 use crate::common::quantised::{self, Quantised};
 use crate::common::spec::{Source, Spec};
 use crate::common::{Lengths, kv, mla, moe};
-use crate::common::{decode, elementwise};
+use crate::common::{decode, elementwise, sample};
 use crate::{BACKENDS, emulated};
 
 #[test]
@@ -314,6 +314,18 @@ fn every_elementwise_entry_gives_the_references_result() {
     }
 }
 
+#[test]
+fn the_sampler_gives_the_references_tokens() {
+    for backend in BACKENDS {
+        let device = emulated(backend);
+        for seed in 0..6 {
+            let case = sample::Case::random(seed);
+            case.check(&device)
+                .unwrap_or_else(|error| panic!("case {seed} on {device}: {error}"));
+        }
+    }
+}
+
 fn elementwise_case<T: Float>(
     entry: &'static catalog::Entry,
     device: &Device,
@@ -351,7 +363,8 @@ fn every_kernel_has_a_smoke_case() {
             "moe_route",
             "norm",
             "pointwise",
-            "prefill"
+            "prefill",
+            "sample"
         ]
     );
 }

@@ -3,7 +3,8 @@
 use half::bf16;
 use infer_kernels::elementwise::{
     ElementwiseError, EmbedArgs, EmbedPlan, EmbedProblem, NormArgs, NormPlan, NormProblem,
-    NormWeight, PointwiseArgs, PointwisePlan, PointwiseProblem, Table, TableFormat,
+    NormWeight, PointwiseArgs, PointwisePlan, PointwiseProblem, SampleArgs, SamplePlan,
+    SampleProblem, Sampling, Table, TableFormat,
 };
 use infer_kernels::gemm::Activation;
 use infer_kernels::ptx_emulator::{Config, Gpu};
@@ -333,5 +334,87 @@ fn a_device_that_is_too_old() {
     assert!(matches!(
         NormPlan::new(&old, &problem()).unwrap_err(),
         ElementwiseError::Device(DeviceError::Unfit { .. })
+    ));
+}
+
+#[test]
+fn samplers() {
+    let refusal = |dtype, vocab| {
+        let refusal = SampleProblem::new(dtype, vocab).supports();
+        refusal.unwrap_err().to_string()
+    };
+    assert_eq!(
+        refusal(DType::I32, 9),
+        "logits: expected one of [F16, BF16, F32], got i32"
+    );
+    for vocab in [0, (1 << 19) + 1] {
+        assert_eq!(
+            refusal(DType::F32, vocab),
+            format!("logits of a row: expected 1 to 524288, got {vocab}")
+        );
+    }
+    SampleProblem::new(DType::F32, 1 << 19).supports().unwrap();
+
+    let setup = Setup::new();
+    let stream = &setup.stream;
+    let plan = SamplePlan::new(&setup.device, &SampleProblem::new(DType::BF16, DIM)).unwrap();
+    let draws = stream.alloc::<u64>(3 * ROWS).unwrap();
+    let error = |change: &dyn Fn(&mut Sampling<'_>)| {
+        let mut tokens = stream.alloc::<i32>(ROWS).unwrap();
+        let mut sampling = Sampling {
+            temperature: setup.weight.tensor([ROWS]).unwrap(),
+            top_k: Some(setup.ids.tensor([ROWS]).unwrap()),
+            top_p: None,
+            draws: draws.tensor([ROWS, 2]).unwrap(),
+        };
+        change(&mut sampling);
+        let args = SampleArgs {
+            logits: setup.x.tensor([ROWS, DIM]).unwrap(),
+            sampling: Some(sampling),
+            tokens: tokens.tensor_mut([ROWS]).unwrap(),
+            status: &setup.status,
+        };
+        plan.run(stream, args).unwrap_err().to_string()
+    };
+    assert_eq!(
+        error(&|sampling| sampling.top_p = sampling.top_k),
+        "top_p: expected elements of type f32, got i32"
+    );
+    assert_eq!(
+        error(&|sampling| sampling.top_k = Some(sampling.temperature)),
+        "top_k: expected elements of type i32, got f32"
+    );
+    assert_eq!(
+        error(&|sampling| {
+            sampling.temperature = sampling.temperature.narrow(0, 0..2).unwrap();
+        }),
+        "temperature: expected shape [3], got [2]"
+    );
+    let args = |draws| SampleArgs {
+        logits: setup.x.tensor([ROWS, DIM]).unwrap(),
+        sampling: Some(Sampling {
+            temperature: setup.weight.tensor([ROWS]).unwrap(),
+            top_k: None,
+            top_p: None,
+            draws,
+        }),
+        tokens: over(&setup.device, &setup.ids, 0, [ROWS], [1]).1,
+        status: &setup.status,
+    };
+    let apart = draws.region().strided(0, [ROWS, 2], [3, 1]).unwrap();
+    assert_eq!(
+        plan.run(stream, args(apart)).unwrap_err().to_string(),
+        "draws: expected stride 2 along axis 0, got 3"
+    );
+    let mut overlapping = args(draws.tensor([ROWS, 2]).unwrap());
+    let sampling = overlapping.sampling.as_mut().unwrap();
+    sampling.top_k = Some(setup.ids.tensor([ROWS]).unwrap());
+    assert!(matches!(
+        plan.run(stream, overlapping).unwrap_err(),
+        ElementwiseError::Operand(OperandError::Overlap {
+            tensor: "tokens",
+            other: "top_k",
+            ..
+        })
     ));
 }

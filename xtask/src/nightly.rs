@@ -112,6 +112,18 @@ const PARTS: &[Part] = &[
         steps: |_| Ok(random_cases("gemm_random", "random_cases", 8)),
     },
     Part {
+        name: "elementwise-many",
+        about: "norms, pointwise operations, embeddings: 4000 random cases of each on 4 schedules of the emulator",
+        sources: EMULATED,
+        steps: |_| Ok(random_cases("elementwise_random", "random", 4)),
+    },
+    Part {
+        name: "sampling-many",
+        about: "sampling: 4000 random batches on 4 schedules of the emulator",
+        sources: EMULATED,
+        steps: |_| Ok(random_cases("elementwise_sample", "random", 4)),
+    },
+    Part {
         name: "kv-many",
         about: "KV cache: 4000 random appends on 4 schedules of the emulator",
         sources: EMULATED,
