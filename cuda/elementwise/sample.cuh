@@ -254,6 +254,12 @@ __device__ __forceinline__ Cut cut_of(const SampleParams& p, SampleSmem& s, floa
   return {low, ties, 0x7fffffff};
 }
 
+// Where the sum of a segment lies: neighbouring threads add up neighbouring segments, kOfThread each, without bank conflicts.
+constexpr int kOfThread = SampleConfig::kMostSegments / SampleConfig::kThreads;
+__device__ __forceinline__ int place_of(int segment) {
+  return segment % kOfThread * SampleConfig::kThreads + segment / kOfThread;
+}
+
 // The smallest token up to which a sum exceeds a target. Of ties: how many have the key of the cut, and the last one that
 // is kept. Else: of the weights that are kept, and a random share of them all. CTA-collective, the same in all threads.
 __device__ __forceinline__ int pick(const SampleParams& p, SampleSmem& s, float most, float factor, const Cut& cut,
@@ -268,22 +274,21 @@ __device__ __forceinline__ int pick(const SampleParams& p, SampleSmem& s, float 
 #pragma unroll
     for (int i = 0; i < kChunk; ++i) sum += value_of(x[i], first + i);
     sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0) s.of_segments[segment] = sum;
+    if (threadIdx.x % 32 == 0) s.of_segments[place_of(segment)] = sum;
   });
   __syncthreads();
-  constexpr int kOfThread = SampleConfig::kMostSegments / SampleConfig::kThreads;
   const int segments = (p.vocab + SampleConfig::kSegment - 1) / SampleConfig::kSegment;
   const int begin = threadIdx.x * kOfThread, end = min(begin + kOfThread, segments);
   uint64_t own = 0, total;
 #pragma unroll 1
-  for (int segment = begin; segment < end; ++segment) own += s.of_segments[segment];
+  for (int segment = begin; segment < end; ++segment) own += s.of_segments[place_of(segment)];
   const auto plus = [](uint64_t a, uint64_t b) { return a + b; };
   uint64_t before = scan::exclusive<SampleConfig::kThreads>(own, uint64_t{0}, s.room, total, plus);
   const uint64_t target = of_ties ? cut.ties - 1 : __umul64hi(random, total);
   if (before <= target && target - before < own) {
     int segment = begin;
 #pragma unroll 1
-    for (; before + s.of_segments[segment] <= target; ++segment) before += s.of_segments[segment];
+    for (; before + s.of_segments[place_of(segment)] <= target; ++segment) before += s.of_segments[place_of(segment)];
     s.segment = segment, s.rest = target - before;
   }
   __syncthreads();
