@@ -7,7 +7,7 @@ use common::device_with;
 use common::gemm::{Case, Matrix};
 use half::bf16;
 use infer_kernels::DType;
-use infer_kernels::gemm::{GemmProblem, WeightLayout};
+use infer_kernels::gemm::{Activation, GemmProblem, WeightLayout};
 use infer_kernels::ptx_emulator::{Config, LaunchStats};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -105,6 +105,39 @@ fn few_instructions_beside_the_tensor_operations() {
         let others = others_per_tensor_operation(&launch(problem));
         println!("{tile:?} {layout:?}: {others:.2} other instructions for each tensor operation");
         assert!(others <= most, "{tile:?} {layout:?}: {others:.3}");
+    }
+}
+
+/// What an activation adds, for every eight outputs of a lane: the switch is passed once, not for each
+/// output, and only erf, which is long, is a loop.
+#[test]
+fn activations_cost_what_they_compute() {
+    let instructions = |activation, gated| {
+        let problem = GemmProblem::new(DType::BF16, 128, 256, 64)
+            .tile(Some([128, 256]))
+            .splits(Some(1))
+            .gated(gated)
+            .activation(activation);
+        launch(problem).warp_instructions as f64
+    };
+    for gated in [false, true] {
+        // Gated, half of the columns are outputs, of twice as many blocks.
+        let plain = instructions(Activation::None, gated);
+        for (activation, most) in [
+            (Activation::Relu, 14.0),
+            (Activation::Silu, 42.0),
+            (Activation::GeluTanh, 71.0),
+            (Activation::GeluErf, 340.0),
+            (Activation::ClampedSwiglu, 130.0),
+        ] {
+            if activation == Activation::ClampedSwiglu && !gated {
+                continue;
+            }
+            let chunks = 128.0 * 256.0 / 8.0 / 32.0;
+            let adds = (instructions(activation, gated) - plain) / chunks;
+            println!("{activation:?}, gated {gated}: {adds:.0} for eight outputs");
+            assert!(adds <= most, "{activation:?}, gated {gated}: {adds:.1}");
+        }
     }
 }
 
