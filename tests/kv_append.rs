@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use common::cache::{LAYOUTS, Layout};
-use common::kv::Case;
+use common::kv::{Case, QueryMode};
 use common::{Arrangement, Operand, device, in_parallel, seeds, shared_device};
 use half::{bf16, f16};
 use infer_kernels::kv::{AppendPlan, AppendProblem, Format, Norm, Pairing};
@@ -373,4 +373,57 @@ fn plans_say_what_they_do() {
         shared_device()
     );
     assert_eq!(plan.to_string(), expected);
+}
+
+/// Without a cache queries and keys get the bits that an append gives them; tokens without a position
+/// keep theirs.
+#[test]
+fn a_rotation_alone_gives_the_bits_of_an_append() {
+    let device = device();
+    let seeds: Vec<u64> = seeds(0..100).collect();
+    in_parallel(&seeds, |&seed| {
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let mut case = Case::<bf16>::random(seed);
+        if case.problem.rope.is_none() {
+            return;
+        }
+        let problem = case.problem.clone().format(Format::Same);
+        let tokens = case.slots.len();
+        case = Case::of(rng, problem, Layout::Nhd, tokens);
+        case.queries = match case.problem.query_heads {
+            0 => QueryMode::None,
+            _ => QueryMode::InPlace,
+        };
+        if seed.is_multiple_of(3) && tokens > 1 {
+            case.positions[0] = [-1, 40, 1 << 32, i64::from(i32::MIN)][seed as usize / 3 % 4];
+            case.wide[1] = true;
+        }
+        let appended = case.run(&device).unwrap();
+        for in_place in [true, false] {
+            let rotated = case.rotate(&device, in_place).unwrap();
+            assert_eq!(
+                rotated.status.contains(Offence::Position),
+                appended.status.contains(Offence::Position),
+                "case {seed}"
+            );
+            assert!(!rotated.status.contains(Offence::Slot), "case {seed}");
+            let bits = |all: &[bf16]| Vec::from_iter(all.iter().map(|x| x.to_bits()));
+            if case.problem.query_heads > 0 {
+                assert_eq!(bits(&rotated.q), bits(&appended.q.data), "case {seed}");
+            }
+            for [token, head, d] in common::indices(case.k.shape) {
+                let at = case.k.at([token, head, d]);
+                let slot = case.slots[token];
+                let known = (0..40).contains(&case.positions[token]);
+                if !known {
+                    let before = case.k.data[at].to_bits();
+                    assert_eq!(rotated.k[at].to_bits(), before, "case {seed}");
+                } else if let Ok(slot) = usize::try_from(slot) {
+                    let (_, stored) = case.cache.index(0, slot, head, d);
+                    let stored = &appended.cache[0][2 * stored..][..2];
+                    assert_eq!(rotated.k[at].to_bits().to_le_bytes(), stored, "case {seed}");
+                }
+            }
+        }
+    });
 }

@@ -13,7 +13,7 @@ use infer_kernels::elementwise::{
 };
 use infer_kernels::kv::{
     AppendArgs, AppendPlan, AppendProblem, CopyArgs, CopyPlan, GatherArgs, GatherPlan, KvError,
-    MlaAppendArgs, MlaAppendPlan,
+    MlaAppendArgs, MlaAppendPlan, RotateArgs, RotatePlan,
 };
 use infer_kernels::moe::{
     CombinePlan, GroupedPlan, MoeArgs, MoeError, MoePlan, MoeProblem, PermutePlan, RoutePlan,
@@ -50,6 +50,8 @@ const _: () = {
     send_and_sync::<AppendArgs<'static>>();
     send_and_sync::<MlaAppendPlan>();
     send_and_sync::<MlaAppendArgs<'static>>();
+    send_and_sync::<RotatePlan>();
+    send_and_sync::<RotateArgs<'static>>();
     send_and_sync::<CopyPlan>();
     send_and_sync::<CopyArgs<'static>>();
     send_and_sync::<GatherPlan>();

@@ -43,8 +43,8 @@ struct Token {
 
 // Reads and checks slot and position. The same in all lanes.
 __device__ __forceinline__ Token checked_token(const AppendParams& p, int index, bool reports) {
-  const int64_t slot = index_at(p.slots, p.slots_are_64, index);  // H1
-  const bool good = slot >= 0 && slot < p.num_slots, is_padding = p.padding && slot == -1;
+  const int64_t slot = p.slots != nullptr ? index_at(p.slots, p.slots_are_64, index) : -1;  // H1
+  const bool good = slot >= 0 && slot < p.num_slots, is_padding = (p.padding || p.slots == nullptr) && slot == -1;
   if (reports && !good && !is_padding) report(p.status, kSlot, index);
   Token token{index, -1, 0, 0, false};
   const int checked = ptx::shfl_first(good ? static_cast<int>(slot) : -1);

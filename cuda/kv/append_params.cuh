@@ -20,7 +20,7 @@ enum class Pairing : int32_t {
 
 #define APPEND_PARAMS_FIELDS(X)                                                                             \
   X(AppendParts, parts)                                                                                     \
-  X(const void*, slots)             /* [tokens], page·page_size + offset; not trusted */                    \
+  X(const void*, slots)             /* [tokens], page·page_size + offset; not trusted; null: no part is in pages */ \
   X(const void*, positions)         /* [tokens]; not trusted; null: nothing rotates */                      \
   X(const void*, cosines)           /* [max_position, rotary_dim / 2] */                                    \
   X(const void*, sines)             /* the same */                                                          \

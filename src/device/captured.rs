@@ -14,7 +14,7 @@ use crate::gemm::{GemmArgs, GemmError, GemmPlan};
 use crate::int4::{Int4Args, Int4Error, Int4Plan};
 use crate::kv::{
     AppendArgs, AppendPlan, CopyArgs, CopyPlan, GatherArgs, GatherPlan, KvError, MlaAppendArgs,
-    MlaAppendPlan,
+    MlaAppendPlan, RotateArgs, RotatePlan,
 };
 use crate::moe::{
     CombineArgs, CombinePlan, GroupedArgs, GroupedPlan, MoeArgs, MoeError, MoePlan, PermuteArgs,
@@ -108,6 +108,11 @@ captured! {
 captured! {
     /// The number of tokens is recorded; slots and positions are read by each replay.
     MlaAppendPlan(MlaAppendArgs) -> KvError:
+    |plan, stream, args| plan.bind(stream, &args) => bound: [bound]
+}
+captured! {
+    /// The number of tokens is recorded; positions are read by each replay.
+    RotatePlan(RotateArgs) -> KvError:
     |plan, stream, args| plan.bind(stream, &args) => bound: [bound]
 }
 captured! {

@@ -131,8 +131,8 @@ macro_rules! launch_of_fields {
 }
 
 // SAFETY: ABI: `AppendParams` is compared with the PTX, field by field, by tests/abi.rs. Bounds: made
-// only by the `bind` of `AppendPlan` and `MlaAppendPlan`, which proves every row of every operand and
-// every slot below `num_slots` from shapes and strides; the kernel checks each slot and position once
+// only by the `bind` of `AppendPlan`, `MlaAppendPlan` and `RotatePlan`, which proves every row of every
+// operand and every slot below `num_slots` from shapes and strides (a rotation has no slots); the kernel checks each slot and position once
 // and uses only what is in range. Aliasing: caches and queries in place or rotated are `TensorMut`,
 // kept apart from each other and from every input; two tokens of one slot write with relaxed stores;
 // the status word is only ever touched by atomics. Residency: `bind` checks the device of every

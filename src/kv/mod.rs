@@ -9,6 +9,8 @@
 //! |---|---|
 //! | store new keys and values, after norm and rotation | [`AppendPlan`] |
 //! | store the latent and the rotary keys of MLA | [`MlaAppendPlan`] |
+//! | rotate queries and keys that are stored by other means | [`RotatePlan`] |
+//! | make the tables of angles, scaled for long contexts | [`Angles`] |
 //! | copy pages, also to the host and back | [`CopyPlan`] |
 //! | have keys and values of sequences in one tensor each | [`GatherPlan`] |
 //!
@@ -44,16 +46,19 @@
 //! # Source
 //! `cuda/kv/`. The same on the CPU: [`reference::kv`](crate::reference::kv).
 
+mod angles;
 mod append;
 mod cache;
 mod copy;
 mod error;
 mod gather;
 mod mla;
+mod rotate;
 
 use crate::device::launch::LaunchShape;
 use crate::device::{Kernel, Stream};
 
+pub use angles::{Angles, RopeScaling};
 pub use append::{
     AppendArgs, AppendPlan, AppendProblem, Norm, Pairing, Queries, Rope, Rotation, Weights,
 };
@@ -69,6 +74,7 @@ pub use gather::{GatherArgs, GatherPlan, GatherProblem};
 #[doc(hidden)]
 pub use gather::{GatherParams, GatherPart};
 pub use mla::{MlaAppendArgs, MlaAppendPlan, MlaAppendProblem, MlaCache, MlaCacheMut};
+pub use rotate::{RotateArgs, RotatePlan, RotateProblem};
 
 /// Checked operands, as a kernel takes them. Made only by the `bind` of a plan.
 pub(crate) struct Bound<'a, P> {

@@ -4,14 +4,16 @@
 use std::error::Error;
 
 use infer_kernels::kv::{
-    AppendArgs, AppendPlan, AppendProblem, Format, Norm, Pairing, Queries, Rotation, Scales,
-    Weights,
+    AppendArgs, AppendPlan, AppendProblem, Format, Norm, Pairing, Queries, RotateArgs, RotatePlan,
+    RotateProblem, Rotation, Scales, Weights,
 };
 use infer_kernels::reference::HostTensor;
 use infer_kernels::reference::kv::{
     AppendInputs, AppendOutput, append, append_rounded, decode, encode,
 };
-use infer_kernels::{Buffer, Device, Element, Float, StatusReport, StatusWord, Stream};
+use infer_kernels::{
+    Buffer, Device, Element, Float, StatusReport, StatusWord, Stream, TensorError, TensorMut,
+};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -57,6 +59,21 @@ pub struct Outcome<T> {
     pub cache: [Vec<u8>; 2],
     pub q: Operand<T>,
     pub status: StatusReport,
+}
+
+/// What a rotation left behind, laid out as the case's operands are.
+pub struct Rotated<T> {
+    pub q: Vec<T>,
+    pub k: Vec<T>,
+    pub status: StatusReport,
+}
+
+fn laid_mut<'b, T: Float>(
+    buffer: &'b mut Buffer<T>,
+    rows: &Operand<T>,
+) -> Result<TensorMut<'b, 3>, TensorError> {
+    let region = buffer.region_mut();
+    region.strided(rows.offset, rows.shape, rows.strides)
 }
 
 /// What a cache holds before.
@@ -232,6 +249,68 @@ impl<T: Float> Case<T> {
             Format::Int8 if self.slots.len() % 2 == 1 => self.run_in::<i8>(device),
             _ => self.run_in::<u8>(device),
         }
+    }
+
+    /// What becomes of queries and keys without a cache: in place, or of a copy in the same layout.
+    pub fn rotate(&self, device: &Device, in_place: bool) -> Result<Rotated<T>, Box<dyn Error>> {
+        let stream = device.stream();
+        let (append, rope) = (&self.problem, self.problem.rope.expect("a rotation"));
+        let mut problem = RotateProblem::new(T::DTYPE, append.heads, append.dim, rope.pairing)
+            .rotary_dim(rope.dim)
+            .query_heads(append.query_heads);
+        problem.norm = append.norm;
+        let plan = RotatePlan::new(device, &problem)?;
+        let status = StatusWord::new(&stream)?;
+        let positions = Indices::new(&stream, &self.positions, self.wide[1])?;
+        if let (true, Some(emulator)) = (self.hostile, device.as_emulator()) {
+            positions.mark_hostile(emulator);
+        }
+        let table = Numbers::<T>::new(&stream, &self.table(), self.angles_are_f32)?;
+        let rows = self.angles.len() / (2 * self.half);
+        let of_table = |at| table.matrix(at, [rows, self.half], self.table_row());
+        let rotation = Rotation {
+            positions: positions.tensor(self.positions.len())?,
+            cosines: of_table(self.table_gap)?,
+            sines: of_table(self.table_gap + self.half)?,
+        };
+        let weights =
+            [0, 1].map(|i| Numbers::<T>::new(&stream, &self.weights[i], self.weights_are_f32));
+        let [weights_q, weights_k] = weights;
+        let (weights_q, weights_k) = (weights_q?, weights_k?);
+        let (from_q, from_k) = (stream.upload(&self.q.data)?, stream.upload(&self.k.data)?);
+        let (mut q, mut k) = (stream.upload(&self.q.data)?, stream.upload(&self.k.data)?);
+        let keys = match in_place {
+            true => Queries::InPlace(laid_mut(&mut k, &self.k)?),
+            false => Queries::To {
+                q: strided(&from_k, &self.k)?,
+                out: laid_mut(&mut k, &self.k)?,
+            },
+        };
+        let mut args = RotateArgs::new(keys, rotation, &status);
+        if append.query_heads > 0 {
+            args = args.queries(match in_place {
+                true => Queries::InPlace(laid_mut(&mut q, &self.q)?),
+                false => Queries::To {
+                    q: strided(&from_q, &self.q)?,
+                    out: laid_mut(&mut q, &self.q)?,
+                },
+            });
+        }
+        if append.norm.is_some() {
+            let dim = append.dim;
+            args = args.weights(Weights {
+                k: weights_k.vector(dim)?,
+                q: (append.query_heads > 0)
+                    .then(|| weights_q.vector(dim))
+                    .transpose()?,
+            });
+        }
+        plan.run(&stream, args)?;
+        Ok(Rotated {
+            q: q.download()?,
+            k: k.download()?,
+            status: status.read()?,
+        })
     }
 
     fn run_in<E: Element>(&self, device: &Device) -> Result<Outcome<T>, Box<dyn Error>> {

@@ -3,7 +3,7 @@
 use half::bf16;
 use infer_kernels::kv::{
     AppendArgs, AppendPlan, AppendProblem, CacheMut, Format, KvError, Norm, Pairing, Queries,
-    Rotation, Scales, Weights,
+    RotateArgs, RotatePlan, RotateProblem, Rotation, Scales, Weights,
 };
 use infer_kernels::ptx_emulator::{Config, Gpu};
 use infer_kernels::{Buffer, DType, Device, DeviceError, OperandError, StatusWord, Stream};
@@ -416,4 +416,74 @@ fn other_devices() {
         AppendPlan::new(&old, &Setup::problem()).unwrap_err(),
         KvError::Device(DeviceError::Unfit { .. })
     ));
+}
+
+/// Why a rotation of queries and keys in place is refused.
+fn rotation_refused(change: impl Fn(&mut RotateArgs<'_>)) -> KvError {
+    let setup = Setup::new();
+    let problem = RotateProblem::new(DType::BF16, HEADS, DIM, Pairing::Halves).query_heads(HEADS);
+    let plan = RotatePlan::new(&setup.device, &problem).unwrap();
+    let (mut q, mut k) = (
+        setup.stream.alloc::<bf16>(TOKENS * HEADS * DIM).unwrap(),
+        setup.stream.alloc::<bf16>(TOKENS * HEADS * DIM).unwrap(),
+    );
+    let shape = [TOKENS, HEADS, DIM];
+    let table = setup.numbers.tensor([6, DIM / 2]).unwrap();
+    let rotation = Rotation {
+        positions: setup.positions.tensor([TOKENS]).unwrap(),
+        cosines: table,
+        sines: table,
+    };
+    let keys = Queries::InPlace(k.tensor_mut(shape).unwrap());
+    let mut args = RotateArgs::new(keys, rotation, &setup.status)
+        .queries(Queries::InPlace(q.tensor_mut(shape).unwrap()));
+    change(&mut args);
+    plan.run(&setup.stream, args).unwrap_err()
+}
+
+#[test]
+fn rotations_without_a_cache() {
+    let problem = RotateProblem::new(DType::BF16, HEADS, DIM, Pairing::Halves);
+    for (problem, text) in [
+        (
+            problem.clone().rotary_dim(DIM + 2),
+            "rotary dim: expected an even number from 2 to 32, got 34",
+        ),
+        (
+            RotateProblem::new(DType::BF16, 0, DIM, Pairing::Halves),
+            "heads: expected at least 1, got 0",
+        ),
+        (
+            problem.norm(Norm {
+                eps: -1.0,
+                plus_one: false,
+            }),
+            "eps of the norm: expected a finite number, not negative, got -1",
+        ),
+    ] {
+        assert_eq!(problem.supports().unwrap_err().to_string(), text);
+    }
+    let error = rotation_refused(|args| args.queries = Queries::None);
+    assert_eq!(
+        error.to_string(),
+        "queries: the plan uses it, the call has none"
+    );
+    let error = rotation_refused(|args| args.keys = Queries::None);
+    assert_eq!(
+        error.to_string(),
+        "keys: the plan uses it, the call has none"
+    );
+    let error = rotation_refused(|args| {
+        let k = args.rotation.cosines.narrow(0, 0..1).unwrap();
+        let k = k.select(0, 0).unwrap();
+        args.weights = Some(Weights { k, q: Some(k) });
+    });
+    assert_eq!(
+        error.to_string(),
+        "weights: the plan does not use it, the call has a tensor for it"
+    );
+    let error = rotation_refused(|args| {
+        args.rotation.positions = args.rotation.positions.narrow(0, 0..1).unwrap();
+    });
+    assert_eq!(error.to_string(), "positions: expected shape [3], got [1]");
 }

@@ -1,7 +1,8 @@
 //! The proof that operands fit a plan.
 
 use super::{
-    AppendArgs, AppendParams, AppendPart, AppendPlan, MAX_DIM, Pairing, Queries, Rotation, Weights,
+    AppendArgs, AppendParams, AppendPart, AppendPlan, MAX_DIM, Norm, Pairing, Queries, Rotation,
+    Weights,
 };
 use crate::device::launch::LaunchShape;
 use crate::device::{Kernel, Stream};
@@ -62,10 +63,7 @@ pub(super) fn bind<'a>(
     }
     KvError::unless_planned("weights", problem.norm.is_some(), args.weights.is_some())?;
     if let (Some(norm), Some(weights)) = (problem.norm, &args.weights) {
-        (binder.params.eps, binder.params.weight_offset) =
-            (norm.eps, f32::from(u8::from(norm.plus_one)));
-        binder.params.mean_factor = 1.0 / problem.dim as f32;
-        let of = binder.weights(weights, problem.dim, problem.query_heads > 0)?;
+        let of = binder.norm(norm, weights, problem.dim, problem.query_heads > 0)?;
         (queries.norm_weight, keys.norm_weight) = (of[0], of[1]);
     }
     let values = v.to_pages(pools.of[1], format, scales[1]);
@@ -246,22 +244,32 @@ impl<'a, 't> Binder<'a, 't> {
         queries: &'t Queries<'_>,
         shape: [usize; 3],
     ) -> Result<AppendPart, KvError> {
+        self.rotated(["queries", "rotated queries"], queries, shape)
+    }
+
+    /// Rows that stay rows by token; what they and their results are called.
+    pub fn rotated(
+        &mut self,
+        [name, result]: [&'static str; 2],
+        rows: &'t Queries<'_>,
+        shape: [usize; 3],
+    ) -> Result<AppendPart, KvError> {
         let wanted = shape[1] > 0;
-        KvError::unless_planned("queries", wanted, !matches!(queries, Queries::None))?;
-        match queries {
+        KvError::unless_planned(name, wanted, !matches!(rows, Queries::None))?;
+        match rows {
             Queries::None => Ok(AppendPart::default()),
             Queries::InPlace(q) => {
                 let q = q.as_ref();
-                let strides = self.strides("queries", &q, shape)?;
-                self.apart.written(operand("queries", &q));
+                let strides = self.strides(name, &q, shape)?;
+                self.apart.written(operand(name, &q));
                 let rows = Rows::new(q.address(), strides, shape[1], shape[2]);
                 Ok(rows.to_rows(q.address(), strides))
             }
             Queries::To { q, out } => {
-                let rows = self.rows("queries", q, shape)?;
+                let rows = self.rows(name, q, shape)?;
                 let out = out.as_ref();
-                let strides = self.strides("rotated queries", &out, shape)?;
-                self.apart.written(operand("rotated queries", &out));
+                let strides = self.strides(result, &out, shape)?;
+                self.apart.written(operand(result, &out));
                 Ok(rows.to_rows(out.address(), strides))
             }
         }
@@ -368,7 +376,20 @@ impl<'a, 't> Binder<'a, 't> {
         }
     }
 
-    /// Addresses of the weights of queries and of keys.
+    /// The norm of heads: addresses of the weights of queries and of keys.
+    pub fn norm(
+        &mut self,
+        norm: Norm,
+        weights: &'t Weights<'_>,
+        dim: usize,
+        queries: bool,
+    ) -> Result<[u64; 2], KvError> {
+        self.params.eps = norm.eps;
+        self.params.weight_offset = f32::from(u8::from(norm.plus_one));
+        self.params.mean_factor = 1.0 / dim as f32;
+        self.weights(weights, dim, queries)
+    }
+
     fn weights(
         &mut self,
         weights: &'t Weights<'_>,
