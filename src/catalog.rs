@@ -26,9 +26,10 @@ pub struct Entry {
     /// Which of a family's entries of one type and head dimension. `prefill`: `lean` for ragged
     /// keys and no options, `paged` for paged keys and no options, `full` for everything and head
     /// dimensions up to the entry's. `decode`: `lean` without options, `full` likewise, `merge` to add
-    /// up splits. `decode_quantised`: `full`. `mla`: none, or `merge` likewise. `gemm`: `nk` and `kn` for
-    /// weights stored so, `any` for any strides, `reduce` to add up splits. `moe_grouped`: `nk` and `kn`.
-    /// `moe_permute`: `count` and `place`, its two passes.
+    /// up splits. `decode_quantised`: `full`. `decode_invariant`: `full`, or `merge` likewise. `mla`:
+    /// none, or `merge` likewise. `gemm`: `nk` and `kn` for weights stored so, `any` for any strides,
+    /// `reduce` to add up splits. `moe_grouped`: `nk` and `kn`. `moe_permute`: `count` and `place`, its
+    /// two passes.
     pub variant: &'static str,
     /// Query rows (output rows) of a block.
     pub tile_q: u32,

@@ -5,7 +5,7 @@
 
 use std::mem::{align_of, size_of};
 
-use infer_kernels::attention::decode::{DecodeParams, QuantisedDecodeParams};
+use infer_kernels::attention::decode::{DecodeParams, InvariantParams, QuantisedDecodeParams};
 use infer_kernels::attention::merge::MergeParams;
 use infer_kernels::attention::mla::MlaParams;
 use infer_kernels::attention::prefill::PrefillParams;
@@ -130,6 +130,13 @@ const PASSED: &[Passed] = &[
         size: size_of::<QuantisedDecodeParams>(),
         align: align_of::<QuantisedDecodeParams>(),
         header: include_str!("../cuda/attention/decode_quantised_params.cuh"),
+    },
+    Passed {
+        kernel: "decode_invariant",
+        fields: InvariantParams::FIELDS,
+        size: size_of::<InvariantParams>(),
+        align: align_of::<InvariantParams>(),
+        header: include_str!("../cuda/attention/decode_invariant_params.cuh"),
     },
     Passed {
         kernel: "int4",

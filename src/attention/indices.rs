@@ -9,7 +9,7 @@ use crate::operand::Operand;
 use crate::tensor::Tensor;
 
 /// No sequence of pages has more keys than this, so that positions stay within 32 bits.
-const MOST_KEYS: usize = 1 << 30;
+pub(super) const MOST_KEYS: usize = 1 << 30;
 
 /// Checks what is used on a stream. Values are left to the kernels.
 #[derive(Clone, Copy)]

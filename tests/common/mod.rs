@@ -10,6 +10,7 @@ pub mod fuzz;
 pub mod gemm;
 pub mod int4;
 pub mod int4_case;
+pub mod invariant;
 pub mod kv;
 pub mod mla;
 pub mod moe;

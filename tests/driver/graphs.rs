@@ -115,9 +115,15 @@ impl Decoding {
         dim: 64,
     };
     const PAGES: usize = 64;
+    /// Entries of a sequence in the table.
+    const ROW: usize = 128;
 
     fn new(stream: &Stream) -> Decoding {
-        let problem = DecodeProblem::new(DType::BF16, Self::HEADS, 2, 16).blocks(5);
+        let problem = DecodeProblem::new(DType::BF16, Self::HEADS, 2, 16);
+        Decoding::of(stream, problem.blocks(5))
+    }
+
+    fn of(stream: &Stream, problem: DecodeProblem) -> Decoding {
         let plan = DecodePlan::new(stream.device(), &problem).unwrap();
         let numbers = |n: usize| -> Vec<bf16> {
             let sine = |i: usize| bf16::from_f32((i as f32 * 0.37).sin() * 2.0);
@@ -126,7 +132,7 @@ impl Decoding {
         Decoding {
             q: stream.upload(&numbers(2 * 6 * 64)).unwrap(),
             pool: stream.upload(&numbers(Self::PAGES * 16 * 2 * 64)).unwrap(),
-            table: stream.upload(&[0u32; 64]).unwrap(),
+            table: stream.upload(&[0u32; 2 * Self::ROW]).unwrap(),
             lens: stream.upload(&[0i32; 2]).unwrap(),
             out: stream.alloc(2 * 6 * 64).unwrap(),
             workspace: stream.alloc(plan.workspace_elements()).unwrap(),
@@ -137,7 +143,8 @@ impl Decoding {
 
     /// What a step finds in memory: lengths, and pages from this one on.
     fn set(&mut self, lens: [i32; 2], first_page: u32) {
-        let pages = (0..64).map(|i| (first_page + 7 * i) % Self::PAGES as u32);
+        let entries = 0..2 * Self::ROW as u32;
+        let pages = entries.map(|i| (first_page + 7 * i) % Self::PAGES as u32);
         self.table.upload(&pages.collect::<Vec<_>>()).unwrap();
         self.lens.upload(&lens).unwrap();
     }
@@ -150,7 +157,7 @@ impl Decoding {
             Kv::Paged {
                 k: pool,
                 v: pool,
-                pages: PageTable::Rows(self.table.tensor([2, 32]).unwrap()),
+                pages: PageTable::Rows(self.table.tensor([2, Self::ROW]).unwrap()),
                 seqlens: self.lens.tensor([2]).unwrap(),
             },
             self.out.tensor_mut([2, 6, 64]).unwrap(),
@@ -206,6 +213,41 @@ fn a_recorded_decode_follows_lengths_and_pages() {
             let last = &recorded.workspace.download().unwrap()[8 * partial..][..16];
             assert!(last.iter().any(|&x| x != 0.0));
         }
+    }
+    assert!(recorded.status.read().unwrap().is_clean());
+}
+
+/// A recorded batch-invariant decode follows lengths that grow past the ends of segments, with the bits
+/// of one that is shared out otherwise.
+#[test]
+fn a_recorded_batch_invariant_decode_gives_the_bits_of_any_other() {
+    let stream = emulated_alone("cudarc").new_stream().unwrap();
+    let own = stream.as_cudarc().unwrap();
+    let problem = DecodeProblem::new(DType::BF16, Decoding::HEADS, 2, 16).batch_invariant(2048);
+    let mut recorded = Decoding::of(&stream, problem.clone().blocks(5));
+    let mut fresh = Decoding::of(&stream, problem.blocks(1));
+    recorded.set([3, 1], 0);
+    stream.synchronize().unwrap();
+
+    own.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        .unwrap();
+    let (plan, args) = recorded.args();
+    // SAFETY: The buffers outlive the graph, and all work is on one stream.
+    unsafe { plan.run_captured(&stream, args) }.unwrap();
+    let graph = own
+        .end_capture(CUgraphInstantiate_flags(0))
+        .unwrap()
+        .unwrap();
+
+    let steps = [[3, 1], [511, 512], [512, 513], [513, 1024], [2048, 1025]];
+    for (step, lens) in steps.into_iter().enumerate() {
+        recorded.set(lens, step as u32);
+        graph.launch().unwrap();
+        fresh.set(lens, step as u32);
+        let (plan, args) = fresh.args();
+        plan.run(&stream, args).unwrap();
+        let (got, expected) = (recorded.out.download(), fresh.out.download());
+        assert_eq!(got.unwrap(), expected.unwrap(), "{lens:?}");
     }
     assert!(recorded.status.read().unwrap().is_clean());
 }

@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use crate::common::gemm::{self, Matrix};
 use crate::common::int4_case;
 use crate::common::quantised::{self, Quantised};
-use crate::common::spec::{Source, Spec};
+use crate::common::spec::{LEVELS, Source, Spec};
 use crate::common::{Lengths, kv, mla, moe};
 use crate::common::{decode, elementwise, sample};
 use crate::{BACKENDS, emulated};
@@ -90,6 +90,46 @@ fn every_decode_entry_gives_the_references_result() {
                 .unwrap_or_else(|error| panic!("{} on {device}: {error}", entry.name));
         }
     }
+}
+
+#[test]
+fn every_batch_invariant_entry_gives_the_references_result() {
+    for backend in BACKENDS {
+        let device = emulated(backend);
+        let entries = catalog::ENTRIES.iter();
+        for entry in entries.filter(|e| e.kernel == "decode_invariant") {
+            let of = match entry.dtype {
+                "f16" => invariant_case::<f16>,
+                _ => invariant_case::<bf16>,
+            };
+            of(entry, &device)
+                .unwrap_or_else(|error| panic!("{} on {device}: {error}", entry.name));
+        }
+    }
+}
+
+/// Attention by this entry; for the one that adds up segments, by another and then by this.
+fn invariant_case<T: Float>(
+    entry: &'static catalog::Entry,
+    device: &Device,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let (dim, blocks) = match entry.variant {
+        "merge" => (64, 6),
+        _ => (entry.head_dim as usize, 1),
+    };
+    let spec = Spec {
+        dims: (dim, dim),
+        ratio: 3,
+        source: Source::Csr(5),
+        sinks: true,
+        lse: true,
+        ..Spec::of(&LEVELS.map(|_| 0))
+    };
+    let case = spec.typed::<T>(4, 2, &Lengths::of(&[1, 3, 0], &[70, 1040, 0]));
+    let outcome = case.decode_invariant(device, blocks)?;
+    assert!(outcome.entry == entry.name || entry.variant == "merge");
+    case.judge_decode(&outcome)?;
+    Ok(())
 }
 
 /// Attention by this entry; for the one that adds up splits, by another and then by this.

@@ -70,6 +70,17 @@ fn run<P: Element>(format: Format, zero: P, call: Call) -> Result<(), DecodeErro
 }
 
 #[test]
+fn a_cache_in_8_bits_is_not_batch_invariant() {
+    let problem = problem(Format::E4m3).batch_invariant(100);
+    let error = problem.supports().unwrap_err();
+    assert!(matches!(error, DecodeError::InvariantCache { got: "e4m3" }));
+    let planned = DecodePlan::new(&device(), &problem).unwrap_err();
+    assert_eq!(error.to_string(), planned.to_string());
+    let text = "no batch-invariant decode kernel for a cache in e4m3: there are some for 16 bits";
+    assert_eq!(error.to_string(), text);
+}
+
+#[test]
 fn nothing_wrong_is_accepted() {
     for format in [Format::E4m3, Format::E5m2, Format::Int8] {
         run(format, 0u8, GOOD).unwrap();

@@ -94,6 +94,18 @@ const PARTS: &[Part] = &[
         steps: |_| Ok(random_cases("decode_hostile", "garbage", 10)),
     },
     Part {
+        name: "decode-invariant",
+        about: "batch-invariant attention: 4000 random cases, and the bits of 4000 others cut and mixed anyhow",
+        sources: EMULATED,
+        steps: |_| Ok(random_cases("decode_invariant", "random_cases", 4)),
+    },
+    Part {
+        name: "decode-invariant-hostile",
+        about: "the same: 20,000 launches on garbage lengths, page ids and offsets",
+        sources: EMULATED,
+        steps: |_| Ok(random_cases("decode_invariant", "garbage", 10)),
+    },
+    Part {
         name: "mla-many",
         about: "latent attention: 4000 random cases on 4 schedules of the emulator",
         sources: EMULATED,
@@ -349,6 +361,7 @@ fn through_the_driver() -> Vec<Step> {
         "decode_rivals",
         "decode_hostile",
         "decode_quantised",
+        "decode_invariant",
         "mixed",
         "mla_random",
         "mla_hostile",

@@ -1,6 +1,8 @@
 //! The proof that operands fit a plan.
 
-use super::{DecodeArgs, DecodeError, DecodeParams, DecodePlan, QuantisedDecodeParams};
+use super::{
+    DecodeArgs, DecodeError, DecodeParams, DecodePlan, InvariantParams, QuantisedDecodeParams,
+};
 use crate::attention::prefill::{Operands, PrefillError, apart_from_inputs, same_device};
 use crate::device::launch::LaunchShape;
 use crate::device::{Kernel, Stream};
@@ -14,8 +16,14 @@ use crate::tensor::{Tensor, TensorMut};
 pub(crate) struct Bound<'a> {
     plan: &'a DecodePlan,
     stream: &'a Stream,
-    /// Of which entries for 16 bits take the first field.
-    params: QuantisedDecodeParams,
+    params: Params,
+}
+
+/// What the entries of a kind take.
+enum Params {
+    Plain(DecodeParams),
+    Quantised(QuantisedDecodeParams),
+    Invariant(InvariantParams),
 }
 
 /// One of the launches of checked operands.
@@ -34,9 +42,10 @@ impl Bound<'_> {
             kernel: self.plan.kernel(),
             stream: self.stream,
             shape: self.plan.shape(),
-            params: match self.plan.problem().cache_format() {
-                Format::Same => bytemuck::bytes_of(&self.params.decode),
-                _ => bytemuck::bytes_of(&self.params),
+            params: match &self.params {
+                Params::Plain(params) => bytemuck::bytes_of(params),
+                Params::Quantised(params) => bytemuck::bytes_of(params),
+                Params::Invariant(params) => bytemuck::bytes_of(params),
             },
         }
     }
@@ -47,7 +56,11 @@ impl Bound<'_> {
             kernel: self.plan.merge()?,
             stream: self.stream,
             shape: self.plan.merge_shape(),
-            params: bytemuck::bytes_of(&self.params.decode),
+            params: match &self.params {
+                Params::Plain(params) => bytemuck::bytes_of(params),
+                Params::Quantised(params) => bytemuck::bytes_of(&params.decode),
+                Params::Invariant(params) => bytemuck::bytes_of(params),
+            },
         })
     }
 }
@@ -76,7 +89,11 @@ impl<'a> Bound<'a> {
             status: args.status,
         };
         let format = plan.problem().cache_format();
-        let attention = operands.bind(problem, format, stream, plan.params(), true)?;
+        let mut attention = operands.bind(problem, format, stream, plan.params(), true)?;
+        if let Some(most) = plan.problem().invariant_keys() {
+            // As many as there is room for the results of.
+            attention.total_k = attention.total_k.min(most.try_into().unwrap_or(i32::MAX));
+        }
         let contents = Contents {
             dtype: problem.dtype,
             format,
@@ -102,17 +119,28 @@ impl<'a> Bound<'a> {
         let out = operands.out.as_ref();
         let lse = operands.lse.as_ref().map(TensorMut::as_ref);
         written_apart(workspace, &out, lse.as_ref(), args.scales.as_ref())?;
+        let splits = partials.wrapping_add(4 * plan.partial_elements() as u64);
         let decode = DecodeParams {
             attention,
             partials,
-            splits: partials.wrapping_add(4 * plan.partial_elements() as u64),
+            splits,
             q_len,
             partial_dim: plan.kernel().entry().v_dim as i32,
         };
-        Ok(Bound {
-            plan,
-            stream,
-            params: QuantisedDecodeParams {
+        let params = if plan.problem().invariant_keys().is_some() {
+            Params::Invariant(InvariantParams {
+                decode: DecodeParams {
+                    splits: 0,
+                    ..decode
+                },
+                splits,
+                places: plan.places() as i32, // At most one for each 512 keys.
+                pad: 0,
+            })
+        } else if format == Format::Same {
+            Params::Plain(decode)
+        } else {
+            Params::Quantised(QuantisedDecodeParams {
                 decode,
                 k_scales: k_scales.0,
                 v_scales: v_scales.0,
@@ -120,7 +148,12 @@ impl<'a> Bound<'a> {
                 v_scales_stride: v_scales.1,
                 is_bf16: i32::from(problem.dtype == DType::BF16),
                 pad: 0,
-            },
+            })
+        };
+        Ok(Bound {
+            plan,
+            stream,
+            params,
         })
     }
 }

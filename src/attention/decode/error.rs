@@ -34,6 +34,12 @@ pub enum DecodeError {
     /// Keys that are not in pages.
     #[error("decode reads keys from pages; the problem has ragged ones")]
     Ragged,
+    /// A cache in 8 bits, and bits that depend on nothing but the sequence.
+    #[error("no batch-invariant decode kernel for a cache in {got}: there are some for 16 bits")]
+    InvariantCache {
+        /// The format asked for.
+        got: &'static str,
+    },
     /// A launch of no blocks, or of more than one can have.
     #[error("blocks: expected 1 to {expected}, got {got}")]
     Blocks {

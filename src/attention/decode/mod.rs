@@ -26,6 +26,17 @@
 //! blocks did a part of is added up by a second kernel, in the order of the keys. No sum is made by
 //! atomics: the same call gives the same bits, always.
 //!
+//! # Batch invariance
+//! [`DecodeProblem::batch_invariant`] asks for results whose bits depend on nothing but their sequence:
+//! keys are cut at multiples of 512, whatever else there is, each piece is attended to from an empty
+//! state, and the states are added up from the first to the last. There are entries of their own for
+//! it, with every option and for any number of queries, so that a prompt and the tokens behind it go
+//! through the same ones; [`MixedProblem::batch_invariant`] takes both in one launch. It costs
+//! workspace that grows with the longest sequence, a sum of states for each 512 keys, and for prompts
+//! keys that are read again for each 16 rows: docs/decode.md has the figures.
+//!
+//! [`MixedProblem::batch_invariant`]: super::mixed::MixedProblem::batch_invariant
+//!
 //! # Example
 //! ```
 //! use half::bf16;
@@ -76,12 +87,13 @@ mod error;
 mod params;
 mod plan;
 mod problem;
+mod segments;
 mod select;
 
 pub use args::DecodeArgs;
 pub(crate) use bind::{Bound, BoundLaunch};
 pub use error::DecodeError;
 #[doc(hidden)]
-pub use params::{DecodeParams, QuantisedDecodeParams};
+pub use params::{DecodeParams, InvariantParams, QuantisedDecodeParams};
 pub use plan::DecodePlan;
 pub use problem::DecodeProblem;

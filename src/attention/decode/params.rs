@@ -1,4 +1,4 @@
-//! The kernels' parameters: `cuda/attention/decode_params.cuh` and another one, compared field by field with the PTX
+//! The kernels' parameters: `cuda/attention/decode_params.cuh` and others, compared field by field with the PTX
 //! by tests/abi.rs.
 
 use crate::attention::prefill::PrefillParams;
@@ -23,6 +23,16 @@ crate::params::params! {
         k_scales_stride: i32,
         v_scales_stride: i32,
         is_bf16: i32,
+        pad: i32,
+    }
+}
+
+crate::params::params! {
+    /// What a batch-invariant decode entry is given: `cuda/attention/decode_invariant_params.cuh`.
+    InvariantParams {
+        decode: DecodeParams,
+        splits: u64,
+        places: i32,
         pad: i32,
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::select::{Choice, MAX_BLOCKS};
-use super::{Bound, DecodeArgs, DecodeError, DecodeProblem};
+use super::{Bound, DecodeArgs, DecodeError, DecodeProblem, segments};
 use crate::attention::prefill::{HeadShape, PrefillParams};
 use crate::device::launch::LaunchShape;
 use crate::device::{Device, Kernel, Stream};
@@ -25,8 +25,9 @@ pub struct DecodePlan {
 
 /// Of one multiprocessor: more hide no more latency, and leave more partial results.
 const BLOCKS_PER_MULTIPROCESSOR: u32 = 2;
-/// Words of a `Split` in decode_params.cuh.
+/// Words of a `Split` in decode_params.cuh, and of a `SegmentSplit` in decode_invariant_params.cuh.
 const SPLIT_WORDS: usize = 5;
+const SEGMENT_SPLIT_WORDS: usize = 7;
 /// Rows of an item that a block of the merge kernel has.
 const MERGE_ROWS: u32 = 4;
 
@@ -83,7 +84,11 @@ impl DecodePlan {
 
     /// Elements of `f32` workspace that [`DecodePlan::run`] needs, whatever the lengths are.
     pub fn workspace_elements(&self) -> usize {
-        self.partial_elements() + SPLIT_WORDS * self.blocks
+        let words = match self.problem.invariant_keys() {
+            None => SPLIT_WORDS,
+            Some(_) => SEGMENT_SPLIT_WORDS,
+        };
+        self.partial_elements() + words * self.blocks
     }
 
     /// The same in bytes.
@@ -91,10 +96,19 @@ impl DecodePlan {
         4 * self.workspace_elements()
     }
 
-    /// Of partial results: two for each block.
+    /// Of partial results.
     pub(super) fn partial_elements(&self) -> usize {
         let entry = self.kernel.entry();
-        2 * self.blocks * entry.tile_q as usize * (entry.v_dim as usize + 2)
+        let of_block = self.places() * entry.tile_q as usize;
+        self.blocks * of_block * (entry.v_dim as usize + 2)
+    }
+
+    /// Partial results that each block has room for.
+    pub(super) fn places(&self) -> usize {
+        match self.problem.invariant_keys() {
+            None => 2,
+            Some(keys) => segments::places(self.problem.attention(), keys, self.blocks),
+        }
     }
 
     /// Bytes that queries, keys, values, output, log-sum-exp and lengths have for `total_q` queries
@@ -205,6 +219,9 @@ impl fmt::Display for DecodePlan {
         )?;
         if self.problem.cache_format() != Format::Same {
             write!(f, ", cache in {}", self.problem.cache_format().name())?;
+        }
+        if let Some(keys) = self.problem.invariant_keys() {
+            write!(f, ", batch-invariant for at most {keys} keys")?;
         }
         for option in self.choice.constants.options(problem) {
             write!(f, ", {option}")?;

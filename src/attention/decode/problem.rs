@@ -15,6 +15,7 @@ pub struct DecodeProblem {
     attention: PrefillProblem,
     format: Format,
     blocks: Option<usize>,
+    invariant: Option<usize>,
 }
 
 impl DecodeProblem {
@@ -34,6 +35,7 @@ impl DecodeProblem {
             attention,
             format: Format::Same,
             blocks: None,
+            invariant: None,
         }
     }
 
@@ -127,7 +129,8 @@ impl DecodeProblem {
     /// With the work cut into this many shares, of equal size, one for each block; `None`: as many
     /// blocks as the device holds, at most two on a multiprocessor.
     ///
-    /// The bits of a result depend on this, and on all lengths of the batch.
+    /// The bits of a result depend on this, and on all lengths of the batch, unless they are to be
+    /// [batch-invariant](DecodeProblem::batch_invariant).
     #[must_use]
     pub fn blocks(mut self, blocks: impl Into<Option<usize>>) -> Self {
         self.blocks = blocks.into();
@@ -139,6 +142,26 @@ impl DecodeProblem {
         self.blocks
     }
 
+    /// With results whose bits depend on nothing but their sequence, none of which has more keys than
+    /// `max_keys`; `None`: that may depend on the batch.
+    ///
+    /// They do not depend on what else is in the batch, on the device, on
+    /// [`DecodeProblem::blocks`] or on how many queries come at once: a prompt that is read as a whole,
+    /// in chunks or token by token gives the same bits, as long as dtype, head dimensions and options
+    /// are the same and no value is NaN or infinite. What it costs is said
+    /// [above](super#batch-invariance). A sequence with more keys is reported as
+    /// [`Offence::SeqLensK`](crate::Offence::SeqLensK) and treated as one without any.
+    #[must_use]
+    pub fn batch_invariant(mut self, max_keys: impl Into<Option<usize>>) -> Self {
+        self.invariant = max_keys.into();
+        self
+    }
+
+    /// The most keys of a sequence, if results are batch-invariant.
+    pub fn invariant_keys(&self) -> Option<usize> {
+        self.invariant
+    }
+
     /// Whether there is a kernel for this problem on any device; if not, the reason.
     ///
     /// Needs no device and allocates nothing on one. A device may still be too old or too small,
@@ -146,8 +169,9 @@ impl DecodeProblem {
     ///
     /// # Errors
     /// [`DecodeError::UnsupportedDtype`], [`DecodeError::UnsupportedHeadDim`],
-    /// [`DecodeError::Ragged`], [`DecodeError::Blocks`], [`DecodeError::RowBlocks`]; or, as
-    /// [`DecodeError::Attention`], what [`PrefillProblem::supports`] refuses.
+    /// [`DecodeError::Ragged`], [`DecodeError::InvariantCache`], [`DecodeError::Blocks`],
+    /// [`DecodeError::RowBlocks`]; or, as [`DecodeError::Attention`], what
+    /// [`PrefillProblem::supports`] refuses.
     pub fn supports(&self) -> Result<(), DecodeError> {
         self.select().map(drop)
     }

@@ -20,15 +20,19 @@ pub(super) const MAX_BLOCKS: usize = 1 << 20;
 /// Rows of a sequence are counted in 32 bits, chunks of keys of all row blocks in 64.
 const MAX_ROW_BLOCKS: u128 = 1 << 26;
 /// Rows of an item.
-const ROWS: u128 = 16;
+pub(super) const ROWS: u128 = 16;
 
 pub(super) fn select(problem: &DecodeProblem) -> Result<Choice, DecodeError> {
     let attention = problem.attention();
     let quantised = problem.cache_format() != Format::Same;
+    let kernel = match problem.invariant_keys() {
+        None => "decode",
+        Some(_) => "decode_invariant",
+    };
     let of_dtype = |entry: &&Entry| entry.dtype == attention.dtype.name();
-    let merge = entries().find(|entry| entry.variant == "merge" && of_dtype(entry));
+    let merge = entries(kernel).find(|entry| entry.variant == "merge" && of_dtype(entry));
     let Some(merge) = merge else {
-        let mut expected: Vec<&str> = entries().map(|entry| entry.dtype).collect();
+        let mut expected: Vec<&str> = entries(kernel).map(|entry| entry.dtype).collect();
         expected.sort_unstable();
         expected.dedup();
         return Err(DecodeError::UnsupportedDtype {
@@ -40,7 +44,11 @@ pub(super) fn select(problem: &DecodeProblem) -> Result<Choice, DecodeError> {
         return Err(DecodeError::Ragged);
     }
     let entry = match quantised {
-        false => entry(attention)?,
+        false => entry(kernel, attention)?,
+        true if problem.invariant_keys().is_some() => {
+            let got = problem.cache_format().name();
+            return Err(DecodeError::InvariantCache { got });
+        }
         true => quantised_entry(attention, problem.cache_format())?,
     };
     let constants = attention.select()?;
@@ -63,18 +71,18 @@ pub(super) fn select(problem: &DecodeProblem) -> Result<Choice, DecodeError> {
     })
 }
 
-fn entries() -> impl Iterator<Item = &'static Entry> {
+fn entries(kernel: &str) -> impl Iterator<Item = &'static Entry> {
     catalog::ENTRIES
         .iter()
-        .filter(|entry| entry.kernel == "decode")
+        .filter(move |entry| entry.kernel == kernel)
 }
 
 /// The smallest entry that has what the problem needs: without options exactly its head dimension,
 /// or with all of them and any multiples of 8 up to its own.
-fn entry(problem: &PrefillProblem) -> Result<&'static Entry, DecodeError> {
+fn entry(kernel: &str, problem: &PrefillProblem) -> Result<&'static Entry, DecodeError> {
     let dims = (problem.heads.dim, problem.v_dim);
     let candidates = || {
-        entries()
+        entries(kernel)
             .filter(|entry| entry.variant != "merge" && entry.dtype == problem.dtype.name())
             .filter(|entry| entry.variant == "full" || !has_options(problem))
     };
@@ -101,11 +109,7 @@ fn quantised_entry(
     format: Format,
 ) -> Result<&'static Entry, DecodeError> {
     let dims = (problem.heads.dim, problem.v_dim);
-    let candidates = || {
-        catalog::ENTRIES
-            .iter()
-            .filter(|entry| entry.kernel == "decode_quantised" && entry.dtype == format.name())
-    };
+    let candidates = || entries("decode_quantised").filter(|entry| entry.dtype == format.name());
     candidates()
         .filter(|entry| fits(dims, QUANTISED_UNIT, most(entry)))
         .min_by_key(|entry| entry.head_dim)

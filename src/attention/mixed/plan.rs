@@ -42,7 +42,8 @@ impl MixedPlan {
         &self.problem
     }
 
-    /// The plan of the sequences that decode, if there are any.
+    /// The plan of the sequences that decode, if there are any; of all, if they are to be
+    /// batch-invariant.
     pub fn decode(&self) -> Option<&DecodePlan> {
         self.decode.as_ref()
     }
@@ -118,22 +119,10 @@ impl MixedPlan {
                 got: checked.end(),
             });
         }
-        let limits = [
-            (
-                self.decodes(),
-                self.decode
-                    .as_ref()
-                    .map(|plan| plan.problem().attention().max_seqlen_q),
-            ),
-            (
-                self.prefills(),
-                self.prefill
-                    .as_ref()
-                    .map(|plan| plan.problem().max_seqlen_q),
-            ),
-        ];
-        for (part, limit) in limits {
-            let (expected, got) = (limit.unwrap_or(0), checked.longest(part));
+        let decodes = self.problem.decodes();
+        let parts = [0..decodes, decodes..self.batch()];
+        for (part, expected) in parts.into_iter().zip(self.problem.most_queries()) {
+            let got = checked.longest(part);
             if got > expected {
                 return Err(PrefillError::SeqLen {
                     tensor: name,
@@ -149,14 +138,14 @@ impl MixedPlan {
         self.problem.attention().batch
     }
 
-    /// The sequences that decode.
+    /// The sequences that the decode kernels take.
     pub(crate) fn decodes(&self) -> Range<usize> {
-        0..self.problem.decodes()
+        0..self.problem.by_decode()
     }
 
     /// The others.
     pub(crate) fn prefills(&self) -> Range<usize> {
-        self.problem.decodes()..self.batch()
+        self.problem.by_decode()..self.batch()
     }
 }
 

@@ -11,6 +11,7 @@ pub struct MixedProblem {
     decodes: usize,
     max_queries: usize,
     blocks: Option<usize>,
+    invariant: Option<usize>,
 }
 
 impl MixedProblem {
@@ -21,6 +22,7 @@ impl MixedProblem {
             decodes,
             max_queries: 1,
             blocks: None,
+            invariant: None,
         }
     }
 
@@ -36,6 +38,19 @@ impl MixedProblem {
     pub fn blocks(mut self, blocks: impl Into<Option<usize>>) -> Self {
         self.blocks = blocks.into();
         self
+    }
+
+    /// With [`DecodeProblem::batch_invariant`] set for all sequences, which are one part then: the
+    /// bits of a sequence's results do not depend on whether it decodes or prefills, either.
+    #[must_use]
+    pub fn batch_invariant(mut self, max_keys: impl Into<Option<usize>>) -> Self {
+        self.invariant = max_keys.into();
+        self
+    }
+
+    /// The most keys of a sequence, if results are batch-invariant.
+    pub fn invariant_keys(&self) -> Option<usize> {
+        self.invariant
     }
 
     /// What is computed for the whole batch, as the references take it.
@@ -63,8 +78,26 @@ impl MixedProblem {
         Ok(())
     }
 
-    /// The problems of the sequences that decode and of the others. A part without sequences is none,
-    /// unless it would be the only one.
+    /// The most queries of a sequence that decodes, and of one that does not; 0 if there is none.
+    pub(super) fn most_queries(&self) -> [usize; 2] {
+        let of = |sequences: usize, most| if sequences > 0 { most } else { 0 };
+        let prefills = self.attention.batch.saturating_sub(self.decodes);
+        [
+            of(self.decodes, self.max_queries),
+            of(prefills, self.attention.max_seqlen_q),
+        ]
+    }
+
+    /// The sequences that the decode kernels take: the first ones, or all.
+    pub(super) fn by_decode(&self) -> usize {
+        match self.invariant {
+            None => self.decodes,
+            Some(_) => self.attention.batch,
+        }
+    }
+
+    /// The problems of the sequences that the decode kernels take and of the others. A part without
+    /// sequences is none, unless it would be the only one.
     pub(super) fn parts(
         &self,
     ) -> Result<(Option<DecodeProblem>, Option<PrefillProblem>), MixedError> {
@@ -80,6 +113,12 @@ impl MixedProblem {
             max_seqlen_q,
             ..self.attention.clone()
         };
+        if self.invariant.is_some() {
+            let [decodes, prefills] = self.most_queries();
+            let whole = DecodeProblem::of(part(batch, decodes.max(prefills)));
+            let whole = whole.blocks(self.blocks).batch_invariant(self.invariant);
+            return Ok((Some(whole), None));
+        }
         let decode = (decodes > 0).then(|| {
             let part = part(decodes, self.max_queries);
             DecodeProblem::of(part).blocks(self.blocks)
