@@ -29,13 +29,23 @@
 
 namespace decode {
 
+// Successive segments of an item.
+struct Part {
+  Item item;     // no chunks: nothing to do. begins, ends: whether they are the first that its rows see, the last
+  int64_t next;  // the unit to go on with
+  int place;     // of the first one's state, among the block's
+  int others;    // if these are the first, how many follow that other blocks have
+};
+
 template <fragment::Element kElement, int kDim>
 struct InvariantConfig : Config<kElement, kDim, /*kOptions=*/true> {
   using Base = Config<kElement, kDim, true>;
   static_assert(kSegment % Base::kChunk == 0, "whole steps");
   struct Smem : Base::Smem {
+    // Here, not in registers, while keys are attended to.
     int64_t units;  // of all blocks
-    Share share;    // of this one. Here, not in registers, while the keys are attended to
+    Share share;    // of this one
+    Part part;      // that it is at
   };
   static constexpr uint32_t kSmemBytes = sizeof(Smem);
 };
@@ -46,26 +56,10 @@ struct Segments : C {
   static constexpr int kChunk = kSegment;
 };
 
-// A segment of an item.
-struct Part {
-  Item item;     // no chunks: nothing to do. begins, ends: whether the block has all segments of the item up to here, and
-                 // whether there is none behind this one
-  int64_t next;  // the unit to go on with
-  int place;     // of its state, among the block's
-  int others;    // segments that follow it and that other blocks have, if this one has all that come before
-  bool folds;    // whether there is a state in its place already
-};
-
-// The next segment that there is to do from unit `at` on, or none of this item. CTA-collective.
+// What there is to do of a sequence's item from unit `at` on. By one thread.
 template <class C>
-__device__ __forceinline__ Part part_at(const PrefillParams& p, typename C::Smem& smem, int64_t at, int window) {
-  if (window + static_cast<int>(threadIdx.x) < p.batch) {
-    const Sequence& mine = smem.table[threadIdx.x];
-    if (mine.begin <= at && at < mine.end) smem.found = threadIdx.x;
-  }
-  __syncthreads();
-  const int found = smem.found;
-  const Sequence& seq = smem.table[found];
+__device__ __forceinline__ Part part_of(const PrefillParams& p, const typename C::Smem& smem, const Sequence& seq,
+                                        int64_t at) {
   const Share share = smem.share;
   const int64_t rank = (at - seq.begin) / seq.chunks, of_head = row_blocks(p, seq.q_len, C::kTileQ);
   const int64_t begin = seq.begin + rank * seq.chunks;  // the item's first unit
@@ -80,34 +74,30 @@ __device__ __forceinline__ Part part_at(const PrefillParams& p, typename C::Smem
   const int first = sees ? span.first / kSegment - seq.first_chunk : 0;
   const int end = sees ? (span.end - 1) / kSegment + 1 - seq.first_chunk : 1;
   const int stop = static_cast<int>(min(share.end - begin, static_cast<int64_t>(seq.chunks)));
-  const int segment = max(static_cast<int>(at - begin), first);
+  const int from = max(static_cast<int>(at - begin), first), to = min(stop, end);
 
+  constexpr int kChunks = kSegment / C::kChunk;
   Part part;
-  const bool exists = segment < min(stop, end), last = segment + 1 >= end;
-  part.next = begin + (!exists || last ? stop : segment + 1);
-  part.item = {found, ptx::shfl_first(kv_head), first_row,
-               ptx::shfl_first((seq.first_chunk + segment) * (kSegment / C::kChunk)), exists ? kSegment / C::kChunk : 0,
-               0, begin + first >= share.begin, last};
-  part.place = part.item.begins ? 0 : 1 + static_cast<int>(begin + segment - share.begin);
-  part.folds = part.item.begins && segment > first;
+  part.next = begin + (from < to && to < end ? to : stop);
+  part.item = {static_cast<int>(&seq - smem.table), kv_head, first_row, (seq.first_chunk + from) * kChunks,
+               max(to - from, 0) * kChunks, 0, from == first, to == end};
+  part.place = part.item.begins ? 0 : 1 + static_cast<int>(begin + from - share.begin);
   // H5: no more than there are, whatever the lengths are by now.
-  const int64_t behind = min(static_cast<int64_t>(end - 1 - segment), smem.units - share.end);
-  part.others = part.item.begins && begin + segment + 1 == share.end ? static_cast<int>(behind) : 0;
+  part.others = part.item.begins ? static_cast<int>(min(static_cast<int64_t>(end - to), smem.units - share.end)) : 0;
   return part;
 }
 
-// The warps' states of a segment, added up and to those of the segments before, if they are the block's: to the output, or
-// to the block's partial results.
-template <class C, class Tiles>
+// The warps' states of the nth segment of a part, added up; to those of the segments before, if the part has them all. To
+// the block's partial results, or if no segment is missing to the output.
+template <class C>
 __device__ __forceinline__ void finish_segment(const InvariantParams& params, typename C::Smem& smem, const Sequence& seq,
-                                               const Part& part, const Tiles& tiles, const typename C::Output& o,
+                                               const Part& part, int nth, const typename C::Output& o,
                                                SoftmaxState<C::kBlocks>& state) {
   constexpr int kQuads = C::kValueDim / 4;             // columns are dealt with by fours
   constexpr int kLanes = kQuads < 32 ? kQuads : 32;    // for a row, all in one warp
   const PrefillParams& p = params.decode.attention;
-  const Item& item = part.item;
-  const uint32_t tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
-  Tiles::store(ptx::shared_address(&smem.rings[warp]), o);
+  const uint32_t tid = ptx::reread_tid(), lane = tid % 32, warp = tid / 32;
+  Tiles<C>::store(ptx::shared_address(&smem.rings[warp]), o);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const uint32_t row = fragment::acc_row(lane, 2 * h);
@@ -118,10 +108,12 @@ __device__ __forceinline__ void finish_segment(const InvariantParams& params, ty
     }
   }
   __syncthreads();  // H3
+  const Item& item = part.item;
   const int group = p.num_heads / p.num_kv_heads, rows = seq.q_len * group;
-  const bool whole = item.begins && item.ends;
-  float* place = params.decode.partials +
-                 (static_cast<int64_t>(blockIdx.x) * params.places + part.place) * C::kPartial;
+  const bool folds = item.begins && nth > 0;
+  const bool whole = item.begins && item.ends && (nth + 1) * (kSegment / C::kChunk) == item.chunks;
+  float* place = params.decode.partials + C::kPartial * (static_cast<int64_t>(blockIdx.x) * params.places + part.place +
+                                                         (item.begins ? 0 : nth));
 #pragma unroll 1
   for (int row = tid / kLanes; row < C::kTileQ; row += C::kThreads / kLanes) {
     const int at = item.first_row + row;
@@ -129,7 +121,7 @@ __device__ __forceinline__ void finish_segment(const InvariantParams& params, ty
     float* m = place + C::kTileQ * C::kValueDim + row;
     float* l = m + C::kTileQ;
     Sum before;
-    if (exists && part.folds) {
+    if (exists && folds) {
       before.m = *m;
       before.l = *l;
     }
@@ -142,10 +134,10 @@ __device__ __forceinline__ void finish_segment(const InvariantParams& params, ty
 #pragma unroll
       for (int w = 0; w < C::kWarps; ++w) {
         const float* from = reinterpret_cast<const float*>(&smem.rings[w]);
-        sum.add(smem.m[w][row], smem.l[w][row], *reinterpret_cast<const float4*>(from + Tiles::quad_at(row, quad)));
+        sum.add(smem.m[w][row], smem.l[w][row], *reinterpret_cast<const float4*>(from + Tiles<C>::quad_at(row, quad)));
       }
       float4* to = reinterpret_cast<float4*>(place + row * C::kValueDim + 4 * quad);
-      if (part.folds) {
+      if (folds) {
         before.o = *to;
         sum = folded(before, sum);
       }
@@ -160,6 +152,66 @@ __device__ __forceinline__ void finish_segment(const InvariantParams& params, ty
     }
   }
   __syncthreads();  // H3
+}
+
+// A warp's keys of each segment, attended to from an empty state. CTA-collective.
+template <class C>
+__device__ __forceinline__ void attend_segments(const InvariantParams& params, typename C::Smem& smem,
+                                                const Sequence& seq, const Part& part) {
+  const PrefillParams& p = params.decode.attention;
+  const Item& item = part.item;
+  Tiles<C> tiles(params.decode, item);
+  Keys<C> keys;
+  keys.point(p, smem, seq, item);
+  int key0 = keys.start(item);
+  Found found = keys.look_up(p, key0);
+  tiles.fetch(p, smem, seq, item);
+  ptx::cp_async_commit_group();
+  const Bias bias = bias_of<C>(p, seq, item);
+  Step step = keys.settle(p, found, key0);
+  found = keys.look_up(p, key0 + C::kChunk);
+  ptx::cp_async_wait_group<0>();
+  __syncthreads();
+  tiles.settle(smem);
+  const float scale = prefill::scale_log2<C>(p);
+
+#pragma unroll 1
+  for (int done = 0; done < item.chunks * C::kChunk; done += kSegment) {  // H6
+    const int end = ptx::shfl_first(min(keys.end, item.chunk * C::kChunk + done + kSegment));
+    const bool works = key0 < end;
+    if (works) keys.copy_k(p, step);
+    ptx::cp_async_commit_group();
+    if (works) keys.copy_v(p, step);
+    ptx::cp_async_commit_group();
+    typename C::Output o = {};
+    SoftmaxState<C::kBlocks> state;
+    state.clear();
+    while (key0 < end) {
+      ptx::cp_async_wait_group<1>();
+      __syncwarp();  // H1: K[j]
+      typename C::Scores s;
+      tiles.score(s);
+      __syncwarp();  // H2: K[j] is no longer read
+      const int next0 = key0 + C::kChunk;
+      const Step next = keys.settle(p, found, next0);
+      if (next0 < end) keys.copy_k(p, next);
+      ptx::cp_async_commit_group();
+      found = keys.look_up(p, next0 + C::kChunk);
+      reshape<C>(p, s, bias, key0);
+      if (step.edge) mask_unseen<C>(s, step.seen);
+      state.raise(s, scale, o);
+      ptx::cp_async_wait_group<1>();
+      __syncwarp();  // H1: V[j]
+      tiles.accumulate(o, state, s, scale);
+      __syncwarp();  // H2: V[j] is no longer read
+      if (next0 < end) keys.copy_v(p, next);
+      ptx::cp_async_commit_group();
+      step = next;
+      key0 = next0;
+    }
+    finish_segment<C>(params, smem, seq, part, done / kSegment, o, state);
+  }
+  if (keys.bad_page) report(p.status, Offence::kPageId, seq.index);
 }
 
 template <class C>
@@ -190,25 +242,23 @@ __device__ __forceinline__ void flash_decode_invariant(const InvariantParams& pa
       window_end = tabulate<Segments<C>>(params.decode, smem, window, window == 0 ? 0 : window_end, /*reports=*/false);
     }
     while (at < smem.share.end && at < window_end) {  // H6
-      const Part part = part_at<C>(p, smem, at, window);
-      at = part.next;
-      if (part.item.chunks == 0) {
-        __syncthreads();  // all know what was found
-        continue;
+      const int tid = ptx::reread_tid();
+      if (window + tid < p.batch) {
+        const Sequence& mine = smem.table[tid];
+        if (mine.begin <= at && at < mine.end) smem.part = part_of<C>(p, smem, mine, at);
       }
-      const Sequence seq = smem.table[part.item.sequence];
-      Tiles<C> tiles(params.decode, part.item);
-      typename C::Output o = {};
-      SoftmaxState<C::kBlocks> state;
-      state.clear();
-      attend<C>(p, smem, seq, part.item, tiles, o, state);
-      finish_segment<C>(params, smem, seq, part, tiles, o, state);
-      if (part.others > 0 && threadIdx.x == 0) {
+      __syncthreads();
+      const Part& part = smem.part;
+      const Sequence& seq = smem.table[part.item.sequence];
+      if (part.item.chunks > 0) attend_segments<C>(params, smem, seq, part);
+      if (part.item.chunks > 0 && part.others > 0 && threadIdx.x == 0) {
         const Cut cut(smem.units, gridDim.x);
         const int each = static_cast<int>(min(cut.each, static_cast<int64_t>(INT32_MAX - 1)));
         params.splits[blockIdx.x] = {part.others, seq.q_start, part.item.first_row, seq.q_len * group, part.item.kv_head,
                                      each, static_cast<int>(cut.longer)};
       }
+      at = part.next;
+      __syncthreads();  // all have read the part
     }
   }
 }
