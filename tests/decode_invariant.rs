@@ -409,7 +409,7 @@ fn a_launch_costs_little_more() {
         };
         let mut case = decode::plain_of(1, heads, &Lengths::of(&[1], &[keys]));
         case.problem.scale = 1.0 / (dim as f32).sqrt();
-        let device = device();
+        let device = Device::emulator(Config::default());
         let minimum = (2 * keys * dim * 2) as f64;
         let mut per_kb = [0.0; 2];
         let mut bytes = [0.0; 2];
@@ -443,7 +443,7 @@ fn a_prompt_costs_what_rows_of_16_cost() {
     };
     let mut case = decode::plain_of(1, heads, &Lengths::same(&[tokens]));
     case.problem.scale = 1.0 / 128f32.sqrt();
-    let device = device();
+    let device = Device::emulator(Config::default());
     let [prefill, invariant] = [false, true].map(|invariant| {
         let outcome = match invariant {
             false => case.run(&device),
