@@ -344,7 +344,7 @@ fn garbage_is_survived_and_reported() {
     let seeds: Vec<u64> = seeds(0..90).collect();
     let offences = Mutex::new(BTreeMap::new());
     in_parallel(&seeds, |&seed| {
-        let case = fuzzed(seed, true);
+        let case = fuzzed::<bf16>(seed, true);
         let outcome = case
             .decode_invariant(&device, BLOCKS[seed as usize % BLOCKS.len()])
             .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
@@ -388,7 +388,7 @@ fn garbage_that_changes_is_survived() {
         let ran = if seed.is_multiple_of(10) {
             many.decode_invariant(&device, blocks).map(drop)
         } else {
-            let mut case = fuzzed(seed, true);
+            let mut case = fuzzed::<bf16>(seed, true);
             case.hostile = true;
             case.decode_invariant(&device, blocks).map(drop)
         };
@@ -456,6 +456,6 @@ fn a_prompt_costs_what_rows_of_16_cost() {
     let bytes = invariant.global_bytes as f64 / prefill.global_bytes as f64;
     println!("a prompt of {tokens}: {instructions:.2} × the instructions, {bytes:.2} × the bytes");
     assert_eq!(invariant.bank_conflicts, 0);
-    assert!(instructions < 3.0, "{instructions}");
-    assert!(bytes < 9.0, "{bytes}");
+    assert!(instructions < 3.2, "{instructions}");
+    assert!(bytes < 6.8, "{bytes}");
 }
