@@ -119,7 +119,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "gemm-many",
-        about: "matrix products: 8000 random cases on 8 schedules of the emulator",
+        about: "matrix products: 8000 random cases on 8 schedules and three models of tensor cores",
         sources: EMULATED,
         steps: |_| Ok(random_cases("gemm_random", "random_cases", 8)),
     },
@@ -155,7 +155,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "moe-many",
-        about: "mixtures of experts: 4000 random layers on 4 schedules of the emulator",
+        about: "mixtures of experts: 4000 random layers on 4 schedules and three models of tensor cores",
         sources: EMULATED,
         steps: |_| Ok(random_cases("moe_layer", "random_cases", 4)),
     },
@@ -167,7 +167,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "int4-many",
-        about: "4-bit weights: 8000 random products on 8 schedules of the emulator",
+        about: "4-bit weights: 8000 random products on 8 schedules and three models of tensor cores",
         sources: EMULATED,
         steps: |_| Ok(random_cases("int4_random", "random_cases", 8)),
     },
