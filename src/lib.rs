@@ -12,6 +12,7 @@
 //! | compute the latent attention of DeepSeek over a cache | [`attention::mla`] |
 //! | multiply matrices: linear layers | [`gemm`] |
 //! | pack 4-bit weights, and multiply by them | [`int4`] |
+//! | multiply by the quantised tensors of GGUF files, of 4 to 8 bits | [`blocks`] |
 //! | normalise, gate and add rows, look up embeddings, sample tokens | [`elementwise`] |
 //! | keep keys and values in a cache | [`kv`] |
 //! | join attention over parts of the keys | [`attention::merge`] |
@@ -33,6 +34,7 @@
 #![deny(unsafe_code)]
 
 pub mod attention;
+pub mod blocks;
 pub mod catalog;
 #[allow(unsafe_code)]
 mod device;

@@ -12,6 +12,7 @@ use infer_kernels::attention::prefill::PrefillParams;
 use infer_kernels::catalog::{ENTRIES, Entry};
 use infer_kernels::elementwise::{EmbedParams, NormParams, PointwiseParams, SampleParams};
 use infer_kernels::gemm::GemmParams;
+use infer_kernels::blocks::BlockParams;
 use infer_kernels::int4::Int4Params;
 use infer_kernels::kv::{AppendParams, AppendPart, CopyParams, GatherParams, GatherPart};
 use infer_kernels::moe::{CombineParams, GroupedParams, PermuteParams, RouteParams};
@@ -144,6 +145,13 @@ const PASSED: &[Passed] = &[
         size: size_of::<Int4Params>(),
         align: align_of::<Int4Params>(),
         header: include_str!("../cuda/int4/int4_params.cuh"),
+    },
+    Passed {
+        kernel: "blocks",
+        fields: BlockParams::FIELDS,
+        size: size_of::<BlockParams>(),
+        align: align_of::<BlockParams>(),
+        header: include_str!("../cuda/blocks/blocks_params.cuh"),
     },
     Passed {
         kernel: "gemm",

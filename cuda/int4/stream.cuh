@@ -31,14 +31,20 @@
 
 namespace q4 {
 
+template <class C>
+class Stream;
+
 template <fragment::Element kElement_, int kRows_>
 struct StreamConfig {
+  using Params = Int4Params;
+  using Warp = Stream<StreamConfig>;
   static constexpr fragment::Element kElement = kElement_;
   static constexpr int kRows = kRows_, kCols = kStreamUnits * kUnit;
   static constexpr int kWarps = 4, kThreads = 32 * kWarps, kResident = 2;  // blocks of a multiprocessor
   static constexpr int kTileQ = kRows, kTileK = kCols, kStages = 2;  // as the host calls them
+  static constexpr int kDepth = kTileRows;                           // of a tile: shares are cut between tiles
 
-  using Rows = StreamRows<kRows>;
+  using Rows = StreamRows<kRows, kTurn>;
   using Sums = float[kCols / 16][kRows / 8][4];
 
   static constexpr uint32_t kStageBytes = Rows::kBytes + StreamGroups::kBytes;
@@ -283,13 +289,13 @@ __device__ __forceinline__ void finish_strip(const GemmParams& p, const unsigned
 
 // The kernel.
 template <class C>
-__device__ __forceinline__ void stream(const Int4Params& params) {
+__device__ __forceinline__ void stream(const typename C::Params& params) {
   extern __shared__ __align__(128) unsigned char smem[];
   const GemmParams& p = params.gemm;
   const int warp = ptx::shfl_first(threadIdx.x / 32);
   const bool gated = p.w_up != nullptr;
   const int strip_cols = gated ? C::kCols / 2 : C::kCols;
-  const int64_t strips = (p.n - 1) / strip_cols + 1, tiles = (p.k + kTileRows - 1) / kTileRows;
+  const int64_t strips = (p.n - 1) / strip_cols + 1, tiles = (p.k + C::kDepth - 1) / C::kDepth;
   const int tiles_m = (p.m - 1) / C::kRows + 1;
   const int64_t shares = gridDim.x / tiles_m, share = blockIdx.x / tiles_m;
 
@@ -311,7 +317,7 @@ __device__ __forceinline__ void stream(const Int4Params& params) {
     };
     typename C::Sums sums = {};
     if (first < last) {
-      Stream<C> stream;
+      typename C::Warp stream;
       stream.run(sums, params, shared, first_row, first, last, unit_of);
     }
     __syncwarp();  // H2

@@ -18,8 +18,8 @@ constexpr int kTileRows = 64;    // of K
 constexpr int kTurn = 2;         // tiles
 constexpr int kStreamUnits = 2;  // across the columns of a warp
 
-// kRows rows of x. Rows that do not exist are zeros from the start on, columns past k become so when they are copied.
-template <int kRows>
+// kRows rows of x, kTiles of 64 columns in a turn. Rows that do not exist are zeros from the start on, columns past k become so when they are copied.
+template <int kRows, int kTiles>
 class StreamRows {
   static constexpr int kLine = 2 * kTileRows;  // bytes of a row in a tile
   static constexpr int kCopies = kRows / 8;    // rows that a lane copies, every eighth: half a line of each at a time
@@ -37,7 +37,7 @@ class StreamRows {
   static __device__ __forceinline__ int chunk() { return threadIdx.x % 4; }
 
  public:
-  static constexpr int kBytes = kTurn * kRows * kLine;  // of a turn
+  static constexpr int kBytes = kTiles * kRows * kLine;  // of a turn
 
   // shared: of the first stage; the second is kStageBytes further. turn: the first to copy, by its first tile.
   template <int kStageBytes>
@@ -53,7 +53,7 @@ class StreamRows {
       source[i] = ptx::opaque(ptx::global_address(p.x) + 2 * (first + static_cast<int64_t>(turn) * kTileRows) +
                               chunk() * swizzle::kChunkBytes);
       if (8 * i < exist) return;
-      unroll<0, 2 * kTurn>([&](auto part) {
+      unroll<0, 2 * kTiles>([&](auto part) {
         ptx::st_shared_zero_16<at(i, part / 2)>(target[part % 2]);
         ptx::st_shared_zero_16<at(i, part / 2) + kStageBytes>(target[part % 2]);
       });
@@ -65,12 +65,12 @@ class StreamRows {
     const uint32_t to[2] = {target[0] + stage, target[1] + stage};
     unroll<0, kCopies>([&](auto i) {
       if (8 * i < exist) {
-        unroll<0, 2 * kTurn>([&](auto part) {
+        unroll<0, 2 * kTiles>([&](auto part) {
           ptx::cp_async_cg_16<at(i, part / 2), part * (kLine / 2)>(to[part % 2], source[i]);
         });
       }
     });
-    unroll<0, kCopies>([&](auto i) { source[i] = ptx::opaque(source[i] + kTurn * kLine); });
+    unroll<0, kCopies>([&](auto i) { source[i] = ptx::opaque(source[i] + kTiles * kLine); });
   }
 
   // The last turn, by its first tile: some of its columns exist. Rarely needed, hence short.
@@ -78,7 +78,7 @@ class StreamRows {
 #pragma unroll 1
     for (int i = 0; i < kCopies; ++i) {
 #pragma unroll 1
-      for (int part = 0; part < 2 * kTurn; ++part) {
+      for (int part = 0; part < 2 * kTiles; ++part) {
         const int64_t col = static_cast<int64_t>(turn) * kTileRows + part * (kTileRows / 2) + chunk() * gemm::kChunkCols;
         const int valid = min(max(2 * (p.k - col), int64_t{0}), int64_t{16});
         const uint64_t from = source[0] + 16 * i * p.x_stride + part * (kLine / 2);

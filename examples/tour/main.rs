@@ -7,6 +7,7 @@
 //! Runs on a GPU if there is one, else on the emulator. Adding an operation: a file beside this
 //! one, and a row in `OPERATIONS`.
 
+mod blocks;
 mod decode;
 mod elementwise;
 mod gemm;
@@ -107,6 +108,12 @@ const OPERATIONS: &[Operation] = &[
         at: "Gemma 3 4B: 256 tokens of 2560, bf16, by 1 + weight",
         steps: elementwise::STEPS,
         run: elementwise::gemma_3,
+    },
+    Operation {
+        name: "weights of a GGUF file",
+        at: "Gemma 3 270M: a down projection, 2048 to 640, Q6_K, 4 rows, bf16",
+        steps: blocks::STEPS,
+        run: blocks::gemma_3,
     },
 ];
 

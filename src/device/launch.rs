@@ -9,7 +9,7 @@ use super::{DeviceError, Kernel, Stream};
 use crate::attention::{decode, merge, mla, prefill};
 use crate::elementwise::{self, EmbedParams, NormParams, PointwiseParams, SampleParams};
 use crate::kv::{self, AppendParams, CopyParams, GatherParams};
-use crate::{gemm, int4, moe};
+use crate::{blocks, gemm, int4, moe};
 
 /// A launch whose operands have been checked.
 ///
@@ -220,6 +220,25 @@ unsafe impl Launch for moe::BoundLaunch<'_> {
 // zero points are as many as the packed layout of the plan's shape has; codes are values to the kernel
 // and never lead anywhere. Aliasing and residency: as for `gemm::BoundLaunch`.
 unsafe impl Launch for int4::BoundProduct<'_> {
+    fn kernel(&self) -> &Kernel {
+        self.kernel
+    }
+    fn shape(&self) -> LaunchShape {
+        self.shape
+    }
+    fn params(&self) -> &[u8] {
+        bytemuck::bytes_of(self.params)
+    }
+    fn stream_checked(&self) -> &Stream {
+        self.stream
+    }
+}
+
+// SAFETY: ABI: `BlockParams` is compared with the PTX, field by field, by tests/abi.rs. Bounds: made
+// only of a `blocks::Bound`, which checks operands as a `gemm::Bound` does, and that codes and scales
+// are as many as the packed layout of the plan's shape has; they are values to the kernel and never
+// lead anywhere. Aliasing and residency: as for `gemm::BoundLaunch`.
+unsafe impl Launch for blocks::BoundBlocks<'_> {
     fn kernel(&self) -> &Kernel {
         self.kernel
     }

@@ -59,7 +59,7 @@ mod params;
 mod plan;
 mod problem;
 mod quantize;
-mod stream;
+pub(crate) mod stream;
 mod tensors;
 mod weight;
 

@@ -133,14 +133,7 @@ impl Int4Plan {
         if !stream::is_streaming(entry) {
             return self.splits.shape(product, &self.kernel, m);
         }
-        let tiles_m = |m: usize| m.div_ceil(entry.tile_q as usize) as u64;
-        let shares = self.choice().blocks / tiles_m(product.max_m).max(1);
-        LaunchShape {
-            // In range by the limit that `new` checked.
-            grid: [(tiles_m(m) * shares) as u32, 1, 1],
-            threads: entry.threads,
-            shared_bytes: entry.smem_bytes,
-        }
+        stream::shape(product, self.choice(), m)
     }
 }
 

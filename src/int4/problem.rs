@@ -1,7 +1,8 @@
 //! What is to be computed.
 
 use super::layout::{DEPTH, Extent};
-use super::{Codes, Int4Error, Int4Weight, stream};
+use super::stream::{self, Streamed};
+use super::{Codes, Int4Error, Int4Weight};
 use crate::catalog::{self, Entry};
 use crate::device::Limits;
 use crate::gemm::tiles::{self, Weights};
@@ -133,7 +134,11 @@ impl Int4Problem {
             rows: DEQUANTIZED_ROWS,
         };
         if let Some(entry) = self.streaming(&candidates) {
-            return Ok(stream::choose(self, entry, weights.bits, limits));
+            let streamed = Streamed {
+                depth: DEPTH,
+                tile_bytes: DEPTH * DEPTH * weights.bits / 8,
+            };
+            return Ok(stream::choose(&self.product, entry, streamed, limits));
         }
         let tiled: Vec<_> = candidates
             .into_iter()

@@ -1,14 +1,14 @@
 //! How the blocks of a streaming kernel share the weights.
 
-use super::Int4Problem;
 use super::layout::DEPTH;
 use crate::catalog::Entry;
 use crate::device::Limits;
-use crate::gemm::TileChoice;
+use crate::device::launch::LaunchShape;
+use crate::gemm::{GemmProblem, TileChoice};
 
 /// The most rows of `x` of a streaming kernel's tile.
 const MOST_ROWS: u32 = 16;
-/// Tiles of 64 rows by 64 columns that a block has at least, where it shares a strip with others.
+/// Tiles of 64 columns that a block has at least, where it shares a strip with others.
 const LEAST_SHARE: usize = 8;
 /// Blocks for each multiprocessor: one reads while the other adds up.
 const RESIDENT: usize = 2;
@@ -25,11 +25,22 @@ pub(super) fn has_group(group: usize, k: usize) -> bool {
     group == 32 || group >= k || group.is_multiple_of(DEPTH) && (group / DEPTH).is_power_of_two()
 }
 
+/// What streaming weights costs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Streamed {
+    /// Rows of a tile: shares are cut between tiles.
+    pub depth: usize,
+    /// Bytes of a tile, which has 64 columns, with scales and the like.
+    pub tile_bytes: usize,
+}
+
 /// The weights as streaming kernels see them: strips of columns, cut into tiles.
 struct Strips {
     strips: usize,
     /// Of each strip.
     tiles: usize,
+    /// Of each tile.
+    bytes: usize,
 }
 
 impl Strips {
@@ -53,9 +64,8 @@ struct Shares {
 
 impl Shares {
     /// Depends on the weights and the device, not on the number of rows.
-    fn of(problem: &Int4Problem, strips: &Strips, bits: usize, resident: usize) -> Shares {
-        let product = &problem.product;
-        let tile = DEPTH * DEPTH * bits / 8;
+    fn of(product: &GemmProblem, strips: &Strips, resident: usize) -> Shares {
+        let tile = strips.bytes;
         let strip = strips.tiles * tile;
         let whole = Shares {
             blocks: strips.strips,
@@ -88,22 +98,22 @@ impl Shares {
     }
 }
 
-/// The choice for an entry, with weights of so many bits.
-pub(super) fn choose(
-    problem: &Int4Problem,
+/// The choice for an entry, whose tiles are so deep and cost so much.
+pub(crate) fn choose(
+    product: &GemmProblem,
     entry: &'static Entry,
-    bits: usize,
+    weights: Streamed,
     limits: Limits,
 ) -> TileChoice {
-    let product = &problem.product;
     let columns = entry.tile_k as usize / if product.gated { 2 } else { 1 };
     let strips = Strips {
         strips: product.n.div_ceil(columns),
-        tiles: product.k.div_ceil(DEPTH),
+        tiles: product.k.div_ceil(weights.depth),
+        bytes: weights.tile_bytes,
     };
     let multiprocessors = limits.multiprocessors.max(1) as usize;
     let resident = multiprocessors * RESIDENT;
-    let shares = Shares::of(problem, &strips, bits, resident);
+    let shares = Shares::of(product, &strips, resident);
     let tiles_m = product.max_m.div_ceil(entry.tile_q as usize);
     TileChoice {
         entry,
@@ -112,5 +122,18 @@ pub(super) fn choose(
         blocks: tiles_m as u64 * shares.blocks as u64,
         resident: resident as u64,
         cost: (shares.cost * RESIDENT) as u128,
+    }
+}
+
+/// The launch of a streaming kernel for so many rows, at most the planned ones, of which there are
+/// blocks within the limit of a grid.
+pub(crate) fn shape(product: &GemmProblem, choice: &TileChoice, m: usize) -> LaunchShape {
+    let entry = choice.entry;
+    let tiles_m = |m: usize| m.div_ceil(entry.tile_q as usize) as u64;
+    let shares = choice.blocks / tiles_m(product.max_m).max(1);
+    LaunchShape {
+        grid: [(tiles_m(m) * shares) as u32, 1, 1],
+        threads: entry.threads,
+        shared_bytes: entry.smem_bytes,
     }
 }

@@ -66,6 +66,27 @@ pub(super) fn product<T: Float>(
     w: &[f64],
     w_up: Option<&[f64]>,
 ) -> GemmOutput {
+    fn whole(values: &[f64]) -> Columns<'_> {
+        let sizes = values;
+        Columns { values, sizes }
+    }
+    product_of(problem, inputs, whole(w), w_up.map(whole))
+}
+
+/// Weights `[n, k]`, and the magnitude of each, or of what it is a sum of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Columns<'a> {
+    pub values: &'a [f64],
+    pub sizes: &'a [f64],
+}
+
+/// The same with weights whose own terms count.
+pub(super) fn product_of<T: Float>(
+    problem: &GemmProblem,
+    inputs: Others<'_, T>,
+    w: Columns<'_>,
+    w_up: Option<Columns<'_>>,
+) -> GemmOutput {
     let [m, k] = inputs.x.shape();
     let n = problem.n;
     let x = dense(m, k, |row, at| inputs.x.get([row, at]));
@@ -77,11 +98,12 @@ pub(super) fn product<T: Float>(
     for row in 0..m {
         let x = &x[row * k..(row + 1) * k];
         for col in 0..n {
-            let of = |w: &[f64], bias: f64| {
-                let w = &w[col * k..(col + 1) * k];
-                let products = || x.iter().zip(w).map(|(x, w)| x * w);
-                let sum = products().sum::<f64>() + bias;
-                (sum, products().map(f64::abs).sum::<f64>() + bias.abs())
+            let of = |w: Columns<'_>, bias: f64| {
+                let column = col * k..(col + 1) * k;
+                let (values, sizes) = (&w.values[column.clone()], &w.sizes[column]);
+                let sum = x.iter().zip(values).map(|(x, w)| x * w).sum::<f64>();
+                let terms = x.iter().zip(sizes).map(|(x, w)| (x * w).abs()).sum::<f64>();
+                (sum + bias, terms + bias.abs())
             };
             let g = of(w, element(inputs.bias, col));
             let up = w_up.map(|w| of(w, element(inputs.bias_up, col)));

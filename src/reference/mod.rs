@@ -4,6 +4,7 @@
 //! from which tests derive how far a kernel may be off. [`tolerance`] is that rule.
 
 pub mod attention;
+pub mod blocks;
 pub mod elementwise;
 pub mod gemm;
 mod host;

@@ -1,6 +1,8 @@
 //! What tests share.
 #![allow(dead_code, unused_imports, reason = "each test file uses a part")]
 
+pub mod blocks;
+pub mod blocks_case;
 pub mod cache;
 mod case;
 pub mod covering;

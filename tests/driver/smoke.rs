@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 use infer_kernels::attention::prefill::{PrefillPlan, SoftCap, Window};
+use infer_kernels::blocks::{BlockFormat, BlockPlan, BlockProblem};
 use infer_kernels::gemm::{GemmPlan, GemmProblem, WeightLayout};
 use infer_kernels::int4::load::Scale;
 use infer_kernels::int4::{Codes, Int4Plan, Int4Problem};
@@ -10,6 +11,7 @@ use infer_kernels::{DType, Device, Float, catalog};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use crate::common::blocks_case;
 use crate::common::gemm::{self, Matrix};
 use crate::common::int4_case;
 use crate::common::quantised::{self, Quantised};
@@ -339,6 +341,43 @@ fn int4_case<T: Scale>(
 }
 
 #[test]
+fn every_entry_of_blocks_gives_the_references_result() {
+    for backend in BACKENDS {
+        let device = emulated(backend);
+        for entry in catalog::ENTRIES.iter().filter(|e| e.kernel == "blocks") {
+            let of = match entry.dtype {
+                "f16" => blocks_case::<f16>,
+                _ => blocks_case::<bf16>,
+            };
+            of(entry, &device)
+                .unwrap_or_else(|error| panic!("{} on {device}: {error}", entry.name));
+        }
+    }
+}
+
+/// Products of this entry, in two splits.
+fn blocks_case<T: Float>(
+    entry: &'static catalog::Entry,
+    device: &Device,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let (m, n, k) = (5, 24, 512);
+    let rng = &mut StdRng::seed_from_u64(7);
+    let formats: &[_] = match entry.variant {
+        "4-bit" => &[BlockFormat::Q4_0, BlockFormat::Q4_K],
+        _ => &[BlockFormat::Q8_0, BlockFormat::Q6_K],
+    };
+    for &format in formats {
+        let w = blocks_case::weights(rng, format, [k, n]);
+        let product = GemmProblem::new(T::DTYPE, m, n, k).splits(Some(2));
+        let problem = BlockProblem::new(product, format);
+        assert_eq!(BlockPlan::new(device, &problem)?.entry(), entry.name);
+        let x = Matrix::random(rng, [m, k], 8);
+        blocks_case::Case::<T>::plain(problem, x, w).check(device)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn every_elementwise_entry_gives_the_references_result() {
     for backend in BACKENDS {
         let device = emulated(backend);
@@ -387,6 +426,7 @@ fn every_kernel_has_a_smoke_case() {
     assert_eq!(
         Vec::from_iter(kernels),
         [
+            "blocks",
             "decode",
             "decode_quantised",
             "embed",

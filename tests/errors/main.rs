@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod blocks;
 mod decode;
 mod decode_quantised;
 mod device;

@@ -172,6 +172,12 @@ const PARTS: &[Part] = &[
         steps: |_| Ok(random_cases("int4_random", "random_cases", 8)),
     },
     Part {
+        name: "blocks-many",
+        about: "weights in GGUF's blocks: 4000 random products on 4 schedules of the emulator",
+        sources: EMULATED,
+        steps: |_| Ok(random_cases("blocks_random", "random_cases", 4)),
+    },
+    Part {
         name: "driver",
         about: "the suite through cudarc and through cust, on the emulator's CUDA driver; its own tests on 4 schedules",
         sources: DRIVEN,
@@ -372,6 +378,7 @@ fn through_the_driver() -> Vec<Step> {
         "kv_latents",
         "gemm_random",
         "int4_random",
+        "blocks_random",
         "moe_stages",
         "moe_layer",
     ];
