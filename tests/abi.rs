@@ -9,10 +9,10 @@ use infer_kernels::attention::decode::{DecodeParams, InvariantParams, QuantisedD
 use infer_kernels::attention::merge::MergeParams;
 use infer_kernels::attention::mla::MlaParams;
 use infer_kernels::attention::prefill::PrefillParams;
+use infer_kernels::blocks::BlockParams;
 use infer_kernels::catalog::{ENTRIES, Entry};
 use infer_kernels::elementwise::{EmbedParams, NormParams, PointwiseParams, SampleParams};
 use infer_kernels::gemm::GemmParams;
-use infer_kernels::blocks::BlockParams;
 use infer_kernels::int4::Int4Params;
 use infer_kernels::kv::{AppendParams, AppendPart, CopyParams, GatherParams, GatherPart};
 use infer_kernels::moe::{CombineParams, GroupedParams, PermuteParams, RouteParams};

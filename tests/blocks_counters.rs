@@ -7,10 +7,10 @@ use common::blocks_case::{Case, weights};
 use common::device_with;
 use common::gemm::Matrix;
 use half::{bf16, f16};
-use infer_kernels::{Element, Float};
 use infer_kernels::blocks::{BlockFormat, BlockPlan, BlockProblem};
 use infer_kernels::gemm::GemmProblem;
 use infer_kernels::ptx_emulator::{Config, LaunchStats};
+use infer_kernels::{Element, Float};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -62,7 +62,11 @@ fn weights_are_read_exactly_once() {
             let tensor: u64 = stats.mma.values().sum();
             // Where there are offsets, a fourth more, for the sums of x.
             let products = columns * k * 16 / (16 * 8 * 16);
-            let ones = if format.scales().has_offsets() { products / 4 } else { 0 };
+            let ones = if format.scales().has_offsets() {
+                products / 4
+            } else {
+                0
+            };
             assert_eq!(tensor as usize, products + ones, "{told}");
         }
     }

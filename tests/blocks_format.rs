@@ -99,7 +99,12 @@ fn what_is_packed_is_what_the_format_defines() {
         for block in bytes.chunks_mut(format.bytes()) {
             for &at in halves(format) {
                 if rng.random_bool(0.1) {
-                    let odd = [f16::ZERO, f16::NEG_ZERO, f16::MIN, f16::MIN_POSITIVE_SUBNORMAL];
+                    let odd = [
+                        f16::ZERO,
+                        f16::NEG_ZERO,
+                        f16::MIN,
+                        f16::MIN_POSITIVE_SUBNORMAL,
+                    ];
                     let odd = odd.choose(rng).unwrap().to_le_bytes();
                     block[at..at + 2].copy_from_slice(&odd);
                 }
@@ -110,7 +115,11 @@ fn what_is_packed_is_what_the_format_defines() {
         let (exact, got) = (dequantize(format, [k, n], &bytes), packed.dequantize());
         assert_eq!(got.len(), exact.len());
         for (got, exact) in got.iter().zip(&exact) {
-            assert_eq!(got.to_bits(), exact.to_bits(), "{format}: {got}, not {exact}");
+            assert_eq!(
+                got.to_bits(),
+                exact.to_bits(),
+                "{format}: {got}, not {exact}"
+            );
         }
         // Padding stands for zero.
         let extent = packed.extent();
@@ -142,7 +151,11 @@ fn packed_weights_are_as_small_as_told() {
         let (k, n) = (512, 64);
         let bytes = vec![0; k * n / format.rows() * format.bytes()];
         let packed = BlockWeight::pack(format, k, n, &bytes).unwrap();
-        assert_eq!(packed.bytes() as f64 * 8.0 / (k * n) as f64, bits, "{format}");
+        assert_eq!(
+            packed.bytes() as f64 * 8.0 / (k * n) as f64,
+            bits,
+            "{format}"
+        );
     }
 }
 
@@ -153,14 +166,23 @@ fn any_slices_are_answered() {
     let mut packed = 0;
     for _ in 0..4000 {
         let mut size = |sizes: &[usize]| match rng.random_bool(0.02) {
-            true => *[usize::MAX, usize::MAX / 8, 1 << 40, 1 << 31].choose(rng).unwrap(),
+            true => *[usize::MAX, usize::MAX / 8, 1 << 40, 1 << 31]
+                .choose(rng)
+                .unwrap(),
             false => *sizes.choose(rng).unwrap(),
         };
-        let (k, n) = (size(&[0, 32, 64, 96, 256, 512, 33]), size(&[0, 1, 7, 32, 40]));
+        let (k, n) = (
+            size(&[0, 32, 64, 96, 256, 512, 33]),
+            size(&[0, 1, 7, 32, 40]),
+        );
         let format = *BlockFormat::ALL.choose(rng).unwrap();
-        let length = n.saturating_mul(k / format.rows()).saturating_mul(format.bytes());
+        let length = n
+            .saturating_mul(k / format.rows())
+            .saturating_mul(format.bytes());
         let length = match rng.random_bool(0.05) {
-            true => length.min(100_000).saturating_add_signed(rng.random_range(-2i32..3) as isize),
+            true => length
+                .min(100_000)
+                .saturating_add_signed(rng.random_range(-2i32..3) as isize),
             false => length.min(100_000),
         };
         let mut blocks = vec![0; length];

@@ -50,7 +50,7 @@ struct Config {
 // A warp's stream.
 template <class C>
 class Stream {
-  static constexpr int kUnits = 4;                     // down a turn
+  static constexpr int kUnits = 4;                        // down a turn
   static constexpr int kSteps = C::kDepth / 16 / kUnits;  // of 16 rows, in each of them
   static constexpr int kUnitBytes = 512, kFrom = kUnits * kUnitBytes;
 

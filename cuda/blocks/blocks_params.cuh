@@ -7,9 +7,9 @@
 
 // What a group of rows of a column has beside codes. Numbers are shared with the host.
 enum class Kind : int32_t {
-  kHalves = 0,           // an f16 for each 32 rows
+  kHalves = 0,            // an f16 for each 32 rows
   kHalvesAndOffsets = 1,  // two
-  kBytes = 2,            // a signed byte for each 16 rows, with 128 added, times an f16 for each 256
+  kBytes = 2,             // a signed byte for each 16 rows, with 128 added, times an f16 for each 256
   kBytesAndOffsets = 3,   // two bytes for each 32 rows, each times an f16 for each 256
 };
 

@@ -17,8 +17,8 @@
 
 namespace blocks {
 
-constexpr int kTile = 64;        // rows of scales
-constexpr int kSuperTiles = 4;   // that share the upper level
+constexpr int kTile = 64;       // rows of scales
+constexpr int kSuperTiles = 4;  // that share the upper level
 using q4::kStreamUnits;
 
 // A scale and an offset for each of a lane's columns in a unit.
@@ -46,8 +46,8 @@ class Scales {
   int tile_bytes, super_bytes;
   uint64_t from[kStreamUnits];  // this lane's part of the next tile
   int tile;                     // which that is
-  uint4 lower[kStreamUnits];    // of this tile: scales, or bytes
-  uint4 more[kStreamUnits];     // of this tile: f16 offsets; or the upper level
+  uint4 lower[kStreamUnits];  // of this tile: scales, or bytes
+  uint4 more[kStreamUnits];   // of this tile: f16 offsets; or the upper level
 
  public:
   // first: the first tile. depth: rows of w, with padding.

@@ -18,7 +18,8 @@ constexpr int kTileRows = 64;    // of K
 constexpr int kTurn = 2;         // tiles
 constexpr int kStreamUnits = 2;  // across the columns of a warp
 
-// kRows rows of x, kTiles of 64 columns in a turn. Rows that do not exist are zeros from the start on, columns past k become so when they are copied.
+// kRows rows of x, kTiles of 64 columns in a turn. Rows that do not exist are zeros from the start on, columns past k become
+// so when they are copied.
 template <int kRows, int kTiles>
 class StreamRows {
   static constexpr int kLine = 2 * kTileRows;  // bytes of a row in a tile

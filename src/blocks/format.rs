@@ -155,7 +155,8 @@ impl BlockFormat {
                 read.bytes = [block[192 + 2 * part], block[193 + 2 * part]];
                 // 128 rows share 64 bytes of low halves and 32 of high pairs.
                 let (upper, quarter) = (part / 4, part % 4);
-                let low = |i: usize| block[64 * upper + quarter % 2 * 32 + i] >> (quarter / 2 * 4) & 15;
+                let low =
+                    |i: usize| block[64 * upper + quarter % 2 * 32 + i] >> (quarter / 2 * 4) & 15;
                 let high = |i: usize| (block[128 + 32 * upper + i] >> (2 * quarter) & 3) << 4;
                 read.codes = codes(&|i| (128u8 - 32) + (low(i) | high(i)));
             }

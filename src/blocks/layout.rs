@@ -140,7 +140,9 @@ impl Extent {
     fn tile_at(self, row: usize, column: usize) -> usize {
         let (tile, of) = (row / TILE, self.scales);
         let before = tile / (SUPER / TILE) + 1;
-        column / UNIT * self.strip_scale_words() + tile * of.tile_words() + before * of.super_words()
+        column / UNIT * self.strip_scale_words()
+            + tile * of.tile_words()
+            + before * of.super_words()
     }
 
     /// Where the scale of a row's group lies: the index of an `f16`, or of a byte, in the array of

@@ -32,12 +32,7 @@ impl BlockWeight {
     /// [`PackError::Multiple`] and [`PackError::Length`] for shapes that do not fit the format or
     /// each other, [`PackError::Limit`]; [`PackError::Scale`] for a scale or an offset that is no
     /// finite number, with the group of 32 rows that it is first needed for.
-    pub fn pack(
-        format: BlockFormat,
-        k: usize,
-        n: usize,
-        blocks: &[u8],
-    ) -> Result<Self, PackError> {
+    pub fn pack(format: BlockFormat, k: usize, n: usize, blocks: &[u8]) -> Result<Self, PackError> {
         let extent = extent(format, k, n)?;
         let of_column = k / format.rows();
         let expected = n.saturating_mul(of_column).saturating_mul(format.bytes());
@@ -200,17 +195,16 @@ impl Source<'_> {
     /// Strips of 32 columns, shared by all processors.
     fn pack(&self, weight: &mut BlockWeight) -> Result<(), PackError> {
         let strips = self.extent.strip_units();
-        let (code_words, scale_words) = (
-            weight.codes.len() / strips,
-            weight.scales.len() / strips,
-        );
+        let (code_words, scale_words) = (weight.codes.len() / strips, weight.scales.len() / strips);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         // A thread costs as much as packing a few kilobytes.
         let each = strips.div_ceil(threads).max((1 << 14) / code_words).max(1);
         let shares = (weight.codes.chunks_mut(each * code_words))
             .zip(weight.scales.chunks_mut(each * scale_words));
         let pack_share = |first: usize, (codes, scales): (&mut [u32], &mut [u32])| {
-            let strips = codes.chunks_mut(code_words).zip(scales.chunks_mut(scale_words));
+            let strips = codes
+                .chunks_mut(code_words)
+                .zip(scales.chunks_mut(scale_words));
             for (i, (codes, scales)) in strips.enumerate() {
                 self.pack_strip((first + i) * UNIT, codes, scales)?;
             }

@@ -204,10 +204,7 @@ fn unsupported_problems() {
 fn weights_of_another_format_or_shape() {
     let mut setup = Setup::new();
     let told = setup.told(|args, other, _| args.w = other.tensors());
-    assert_eq!(
-        told,
-        "w codes: the plan is for Q8_0, the weights are Q5_0"
-    );
+    assert_eq!(told, "w codes: the plan is for Q8_0, the weights are Q5_0");
     let told = setup.told(|args, _, _| args.w.codes = args.w.codes.narrow(0, 0..500).unwrap());
     assert_eq!(told, "w codes: expected shape [16384], got [500]");
     let told = setup.told(|args, _, _| args.w.scales = args.w.codes);
@@ -252,6 +249,9 @@ fn what_any_product_is_refused_for() {
     );
     assert!(matches!(
         plan.run(&setup.stream, args),
-        Err(BlockError::Operand(OperandError::Device { tensor: "x", .. }))
+        Err(BlockError::Operand(OperandError::Device {
+            tensor: "x",
+            ..
+        }))
     ));
 }

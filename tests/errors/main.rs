@@ -1,9 +1,9 @@
 //! One refusal per error variant: what, what was expected, what was got.
 #![cfg(feature = "emulator")]
 
+mod blocks;
 #[path = "../common/mod.rs"]
 mod common;
-mod blocks;
 mod decode;
 mod decode_quantised;
 mod device;
