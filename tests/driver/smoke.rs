@@ -428,6 +428,7 @@ fn every_kernel_has_a_smoke_case() {
         [
             "blocks",
             "decode",
+            "decode_invariant",
             "decode_quantised",
             "embed",
             "gemm",
