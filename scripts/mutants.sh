@@ -26,7 +26,7 @@ case $entry in
 esac >"$lists"
 # What notices most comes first.
 test="$entries long_walk &&
-    INFER_KERNELS_CASES=0..30 $entries by_itself windows absent &&
+    INFER_KERNELS_CASES=0..30 $entries by_itself windows absent long_mask &&
     INFER_KERNELS_CASES=0..400 $hostile garbage_is each_offence sequences_cannot &&
     INFER_KERNELS_CASES=0..320 $random"
 cargo run --quiet --package ptx-emulator --features cli --bin ptxrun -- mutate "ptx/sm_80/$entry.ptx" \

@@ -14,8 +14,8 @@ use infer_kernels::catalog::{ENTRIES, Entry};
 use infer_kernels::ptx_emulator::mutate::Handover;
 use infer_kernels::ptx_emulator::{Config, Emulator, Kernel, LaunchConfig, LaunchStats};
 use infer_kernels::{Offence, StatusReport};
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 fn launch(
     case: &Case,
@@ -228,18 +228,31 @@ fn every_entry_reports_the_only_absent_page() {
     }
 }
 
-/// Windows of no width, of less than a tile, and of about as much as the rows of a block are apart, where no tile or a single
-/// one is whole.
+/// Windows of no width, of a few keys, and of about as many as a block has rows, where no tile is whole or a single one.
 #[test]
 fn every_entry_in_narrow_windows() {
-    let of_causal = [0, 20, 120, 127, 140, 150, 160, 175].map(|left| (true, [left, -1]));
-    let others = [[-1, 0], [0, 0], [0, 5], [30, 0], [70, 70]].map(|window| (false, window));
+    let of_causal = [0, 150].map(|left| (true, [left, -1]));
+    let others = [[-1, 0], [0, 5], [70, 70]].map(|window| (false, window));
     for entry in entries().filter(|(entry, _)| entry.variant == "full") {
         for (causal, window) in of_causal.into_iter().chain(others) {
             walk(entry, 2, |case| {
                 (case.causal, case.window) = (causal, window);
             });
         }
+    }
+}
+
+/// Half of all keys masked, along many tiles; rows of the mask begin at every bit of a byte.
+#[test]
+fn every_entry_with_a_long_mask() {
+    for entry in entries().filter(|(entry, _)| entry.variant == "full") {
+        walk(entry, 3, |case| {
+            let (q_len, k_len) = (37, 389);
+            (case.q_lens, case.k_lens) = (vec![q_len], vec![k_len as i32]);
+            let rng = &mut StdRng::seed_from_u64(3);
+            let mask = (0..q_len * k_len).map(|_| rng.random_bool(0.5));
+            case.masks = Some(vec![mask.collect()]);
+        });
     }
 }
 
