@@ -5,11 +5,11 @@
 mod common;
 
 use common::sample::{Case, Row};
-use common::{device, device_with, in_parallel, seeds, shared_device};
+use common::{device, in_parallel, seeds, shared_device};
 use infer_kernels::elementwise::{SamplePlan, SampleProblem};
 use infer_kernels::ptx_emulator::Config;
 use infer_kernels::reference::sample::RowSampling;
-use infer_kernels::{DType, Offence};
+use infer_kernels::{DType, Device, Offence};
 
 /// Drawn from everything.
 const PLAIN: RowSampling = RowSampling {
@@ -32,7 +32,8 @@ fn random_rows_give_the_references_tokens() {
 /// A row of the largest vocabulary of today's models, all ways.
 #[test]
 fn a_large_vocabulary() {
-    let device = device_with(Config {
+    // Drivers do not count.
+    let device = Device::emulator(Config {
         profile: true,
         ..Config::default()
     });

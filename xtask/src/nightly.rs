@@ -379,6 +379,8 @@ fn through_the_driver() -> Vec<Step> {
         "gemm_random",
         "int4_random",
         "blocks_random",
+        "elementwise_random",
+        "elementwise_sample",
         "moe_stages",
         "moe_layer",
     ];
