@@ -13,6 +13,7 @@
 //! | multiply matrices: linear layers | [`gemm`] |
 //! | pack 4-bit weights, and multiply by them | [`int4`] |
 //! | multiply by the quantised tensors of GGUF files, of 4 to 8 bits | [`blocks`] |
+//! | read such files (feature `gguf`) | `gguf` |
 //! | normalise, gate and add rows, look up embeddings, sample tokens | [`elementwise`] |
 //! | keep keys and values in a cache | [`kv`] |
 //! | join attention over parts of the keys | [`attention::merge`] |
@@ -42,6 +43,8 @@ mod dtype;
 pub mod elementwise;
 pub mod error;
 pub mod gemm;
+#[cfg(feature = "gguf")]
+pub mod gguf;
 pub mod int4;
 pub mod kv;
 pub mod moe;
