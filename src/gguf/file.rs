@@ -169,12 +169,8 @@ impl<'a> GgufFile<'a> {
     /// [`GgufError::Shape`].
     pub fn floats(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, GgufError> {
         let tensor = self.tensor(name)?;
-        let two = |bytes: &[u8]| [bytes[0], bytes[1]];
-        let four = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        let element: (usize, &dyn Fn(&[u8]) -> f32) = match tensor.dtype {
-            TensorType::Float(DType::F32) => (4, &four),
-            TensorType::Float(DType::F16) => (2, &|of| f16::from_le_bytes(two(of)).to_f32()),
-            TensorType::Float(DType::BF16) => (2, &|of| bf16::from_le_bytes(two(of)).to_f32()),
+        let size = match tensor.dtype {
+            TensorType::Float(dtype) => dtype.size(),
             got => {
                 return Err(GgufError::Type {
                     tensor: name.to_owned(),
@@ -184,8 +180,14 @@ impl<'a> GgufFile<'a> {
             }
         };
         tensor.check_shape(dims)?;
-        let (size, read) = element;
-        Ok(tensor.bytes.chunks_exact(size).map(read).collect())
+        let elements = tensor.bytes.chunks_exact(size).map(|bytes| match *bytes {
+            [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+            [a, b] if tensor.dtype == TensorType::Float(DType::F16) => {
+                f16::from_le_bytes([a, b]).to_f32()
+            }
+            _ => bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+        });
+        Ok(elements.collect())
     }
 
     /// The keys of the metadata, in no order.
