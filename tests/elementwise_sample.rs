@@ -176,14 +176,16 @@ fn tokens_are_as_frequent_as_they_are_likely() {
     }
 }
 
-/// Options that change with every look: whatever is made of them, tokens exist and threads agree.
+/// Options and logits that change with every look: whatever is made of them, tokens exist and threads agree.
 #[test]
-fn options_that_change_while_they_are_read_lead_nowhere() {
+fn what_changes_while_it_is_read_leads_nowhere() {
     let device = device();
-    in_parallel(&Vec::from_iter(seeds(0..20)), |&seed| {
+    in_parallel(&Vec::from_iter(seeds(0..60)), |&seed| {
         let mut case = Case::random(seed);
-        case.hostile = true;
-        let (tokens, _) = case.run(&device).unwrap();
+        (case.hostile_options, case.hostile_logits) = (seed % 3 != 0, seed % 3 != 1);
+        let (tokens, _) = case
+            .run(&device)
+            .unwrap_or_else(|error| panic!("case {seed}: {error}"));
         let vocab = case.rows[0].logits.len() as i32;
         assert!(tokens.iter().all(|token| (-1..vocab).contains(token)));
     });

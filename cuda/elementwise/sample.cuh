@@ -12,6 +12,7 @@
 // Cut      radix selection: 5 bits of the key in each pass, from the highest, until one token or all of a bin's decide
 // Hazards  H1 options of a row are read once, by one thread, and checked; all others have them from shared memory
 //          H2 a thread adds to its own column of the histogram only: no atomics, no bank conflicts
+//          H3 logits are read several times: should they change meanwhile, a target may lie nowhere
 // Numerics sums of integers: the token depends on nothing but the row, its options and its draw
 #pragma once
 
@@ -157,7 +158,7 @@ __device__ __forceinline__ int most_likely(const SampleParams& p, SampleSmem& s,
   return key == 0 ? -1 : static_cast<int>(~static_cast<uint32_t>(key));
 }
 
-// Reads and checks the row's options. CTA-collective.
+// Reads and checks the row's options, and says that no token is found yet. CTA-collective.
 __device__ __forceinline__ Options checked_options(const SampleParams& p, SampleSmem& s) {
   if (threadIdx.x == 0) {  // H1
     const int row = blockIdx.x;
@@ -170,6 +171,7 @@ __device__ __forceinline__ Options checked_options(const SampleParams& p, Sample
     s.options.top_k = top_k > 0 && top_k < p.vocab ? top_k : 0;
     s.options.has_top_p = top_p < 1.0f;
     const float share = top_p > 0.0f ? top_p : 0.0f;
+    s.segment = 0, s.rest = 0, s.token = -1;  // H3
     s.options.top_p = static_cast<uint64_t>(share < 1.0f ? static_cast<uint32_t>(share * 4294967296.0f) : 0) << 32;
   }
   __syncthreads();
@@ -247,7 +249,7 @@ __device__ __forceinline__ Cut cut_of(const SampleParams& p, SampleSmem& s, floa
   uint32_t ties = ~0u;
   total = sum_above + sum;
   if (!whole) {
-    const uint64_t weight = weight_of(low);
+    const uint64_t weight = low != 0 ? weight_of(low) : 1;  // H3
     const uint64_t fit = k > 0 ? k - count_above : (limit - sum_above) / weight + 1;
     if (fit < count) ties = static_cast<uint32_t>(fit), total = sum_above + fit * weight;
   }
@@ -266,7 +268,7 @@ __device__ __forceinline__ int pick(const SampleParams& p, SampleSmem& s, float 
                                     bool of_ties, uint64_t random) {
   const auto value_of = [&](float x, int id) -> uint64_t {
     const uint32_t key = key_of(x, most, factor);
-    if (of_ties) return key == cut.key;
+    if (of_ties) return key != 0 && key == cut.key;
     return key > cut.key || (key == cut.key && id <= cut.last) ? weight_of(key) : 0;
   };
   sweep(p, [&](int segment, int first, const Chunk& x) {

@@ -28,8 +28,9 @@ pub struct Case {
     /// Where the first row begins, and the room behind each.
     pub offset: usize,
     pub pad: usize,
-    /// Whether options change with every look at them.
-    pub hostile: bool,
+    /// Whether options, or logits, change with every look at them.
+    pub hostile_options: bool,
+    pub hostile_logits: bool,
 }
 
 const VOCABULARIES: &[usize] = &[
@@ -51,7 +52,8 @@ impl Case {
             rows,
             offset: 0,
             pad: 0,
-            hostile: false,
+            hostile_options: false,
+            hostile_logits: false,
         }
     }
 
@@ -103,21 +105,28 @@ impl Case {
         let top_k = stream.upload(&Vec::from_iter(options().map(|o| o.top_k)))?;
         let top_p = stream.upload(&Vec::from_iter(options().map(|o| o.top_p)))?;
         let draws = stream.upload(&Vec::from_iter(options().flat_map(|o| o.draw)))?;
-        if let (true, Some(emulator)) = (self.hostile, device.as_emulator()) {
-            for (address, bytes) in [
-                (temperature.tensor([rows])?.address(), 4 * rows),
-                (top_k.tensor([rows])?.address(), 4 * rows),
-                (top_p.tensor([rows])?.address(), 4 * rows),
-            ] {
-                emulator.mark_hostile(address, bytes as u64)?;
+        let of_logits = logits
+            .region()
+            .strided(self.offset, [rows, vocab], [pitch as i64, 1])?;
+        if let Some(emulator) = device.as_emulator() {
+            let of_row = [
+                temperature.tensor([rows])?.address(),
+                top_k.tensor([rows])?.address(),
+                top_p.tensor([rows])?.address(),
+            ];
+            for address in of_row.into_iter().filter(|_| self.hostile_options) {
+                emulator.mark_hostile(address, 4 * rows as u64)?;
+            }
+            if self.hostile_logits {
+                let elements = (rows - 1) * pitch + vocab;
+                let bytes = elements * self.dtype.size();
+                emulator.mark_hostile(of_logits.address(), bytes as u64)?;
             }
         }
         let mut tokens = stream.upload(&vec![-7; rows])?;
         let status = StatusWord::new(&stream)?;
         let args = SampleArgs {
-            logits: logits
-                .region()
-                .strided(self.offset, [rows, vocab], [pitch as i64, 1])?,
+            logits: of_logits,
             sampling: Some(Sampling {
                 temperature: temperature.tensor([rows])?,
                 top_k: Some(top_k.tensor([rows])?),
