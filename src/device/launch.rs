@@ -29,6 +29,28 @@ pub(crate) unsafe trait Launch {
     fn stream_checked(&self) -> &Stream;
 }
 
+/// [`Launch`] for operands with fields of these names; the bytes of their parameters are `$params`.
+macro_rules! launch_of_fields {
+    () => {
+        launch_of_fields!(launch => bytemuck::bytes_of(&launch.params));
+    };
+    ($launch:ident => $params:expr) => {
+        fn kernel(&self) -> &Kernel {
+            self.kernel
+        }
+        fn shape(&self) -> LaunchShape {
+            self.shape
+        }
+        fn params(&self) -> &[u8] {
+            let $launch = self;
+            $params
+        }
+        fn stream_checked(&self) -> &Stream {
+            self.stream
+        }
+    };
+}
+
 // SAFETY: ABI: `PrefillParams` is compared with the PTX, field by field, by tests/abi.rs. Bounds:
 // `Bound` is made only by `PrefillPlan::bind`, which proves every row of every operand from shapes,
 // strides and the regions they were laid over; the kernel checks what it reads from lengths, page
@@ -60,35 +82,13 @@ unsafe impl Launch for prefill::Bound<'_> {
 // only ever touched by atomics. Residency: `Bound` checks the device of every operand, and that it is
 // freed in the order of this stream or belongs to a promise.
 unsafe impl Launch for decode::BoundLaunch<'_> {
-    fn kernel(&self) -> &Kernel {
-        self.kernel
-    }
-    fn shape(&self) -> LaunchShape {
-        self.shape
-    }
-    fn params(&self) -> &[u8] {
-        self.params
-    }
-    fn stream_checked(&self) -> &Stream {
-        self.stream
-    }
+    launch_of_fields!(launch => launch.params);
 }
 
 // SAFETY: as for `decode::BoundLaunch`, with `MlaParams` and a `mla::Bound`: rows of latents, rotary keys
 // and both parts of the queries are proved from shapes and strides.
 unsafe impl Launch for mla::BoundLaunch<'_> {
-    fn kernel(&self) -> &Kernel {
-        self.kernel
-    }
-    fn shape(&self) -> LaunchShape {
-        self.shape
-    }
-    fn params(&self) -> &[u8] {
-        bytemuck::bytes_of(self.params)
-    }
-    fn stream_checked(&self) -> &Stream {
-        self.stream
-    }
+    launch_of_fields!(launch => bytemuck::bytes_of(launch.params));
 }
 
 // SAFETY: ABI: `GemmParams` is compared with the PTX, field by field, by tests/abi.rs. Bounds: made
@@ -98,45 +98,16 @@ unsafe impl Launch for mla::BoundLaunch<'_> {
 // is read by the thread that then writes it. Residency: `Bound` checks the device of every operand,
 // and that it is freed in the order of this stream or belongs to a promise.
 unsafe impl Launch for gemm::BoundLaunch<'_> {
-    fn kernel(&self) -> &Kernel {
-        self.kernel
-    }
-    fn shape(&self) -> LaunchShape {
-        self.shape
-    }
-    fn params(&self) -> &[u8] {
-        bytemuck::bytes_of(self.params)
-    }
-    fn stream_checked(&self) -> &Stream {
-        self.stream
-    }
-}
-
-/// [`Launch`] for checked operands of a family that keeps them in fields of these names.
-macro_rules! launch_of_fields {
-    () => {
-        fn kernel(&self) -> &Kernel {
-            self.kernel
-        }
-        fn shape(&self) -> LaunchShape {
-            self.shape
-        }
-        fn params(&self) -> &[u8] {
-            bytemuck::bytes_of(&self.params)
-        }
-        fn stream_checked(&self) -> &Stream {
-            self.stream
-        }
-    };
+    launch_of_fields!(launch => bytemuck::bytes_of(launch.params));
 }
 
 // SAFETY: ABI: `AppendParams` is compared with the PTX, field by field, by tests/abi.rs. Bounds: made
 // only by the `bind` of `AppendPlan`, `MlaAppendPlan` and `RotatePlan`, which proves every row of every
-// operand and every slot below `num_slots` from shapes and strides (a rotation has no slots); the kernel checks each slot and position once
-// and uses only what is in range. Aliasing: caches and queries in place or rotated are `TensorMut`,
-// kept apart from each other and from every input; two tokens of one slot write with relaxed stores;
-// the status word is only ever touched by atomics. Residency: `bind` checks the device of every
-// operand, and that it is freed in the order of this stream or belongs to a promise.
+// operand and every slot below `num_slots` from shapes and strides (a rotation has no slots); the kernel
+// checks each slot and position once and uses only what is in range. Aliasing: caches and queries in place
+// or rotated are `TensorMut`, kept apart from each other and from every input; two tokens of one slot write
+// with relaxed stores; the status word is only ever touched by atomics. Residency: `bind` checks the device
+// of every operand, and that it is freed in the order of this stream or belongs to a promise.
 unsafe impl Launch for kv::Bound<'_, AppendParams> {
     launch_of_fields!();
 }
@@ -201,18 +172,7 @@ unsafe impl Launch for elementwise::Bound<'_, SampleParams> {
 // everything else; the status word is only ever touched by atomics. Residency: `bind` checks the
 // device of every operand, and that it is freed in the order of this stream or belongs to a promise.
 unsafe impl Launch for moe::BoundLaunch<'_> {
-    fn kernel(&self) -> &Kernel {
-        self.kernel
-    }
-    fn shape(&self) -> LaunchShape {
-        self.shape
-    }
-    fn params(&self) -> &[u8] {
-        self.params.bytes()
-    }
-    fn stream_checked(&self) -> &Stream {
-        self.stream
-    }
+    launch_of_fields!(launch => launch.params.bytes());
 }
 
 // SAFETY: ABI: `Int4Params` is compared with the PTX, field by field, by tests/abi.rs. Bounds: made
@@ -220,18 +180,7 @@ unsafe impl Launch for moe::BoundLaunch<'_> {
 // zero points are as many as the packed layout of the plan's shape has; codes are values to the kernel
 // and never lead anywhere. Aliasing and residency: as for `gemm::BoundLaunch`.
 unsafe impl Launch for int4::BoundProduct<'_> {
-    fn kernel(&self) -> &Kernel {
-        self.kernel
-    }
-    fn shape(&self) -> LaunchShape {
-        self.shape
-    }
-    fn params(&self) -> &[u8] {
-        bytemuck::bytes_of(self.params)
-    }
-    fn stream_checked(&self) -> &Stream {
-        self.stream
-    }
+    launch_of_fields!(launch => bytemuck::bytes_of(launch.params));
 }
 
 // SAFETY: ABI: `BlockParams` is compared with the PTX, field by field, by tests/abi.rs. Bounds: made
@@ -239,18 +188,7 @@ unsafe impl Launch for int4::BoundProduct<'_> {
 // are as many as the packed layout of the plan's shape has; they are values to the kernel and never
 // lead anywhere. Aliasing and residency: as for `gemm::BoundLaunch`.
 unsafe impl Launch for blocks::BoundBlocks<'_> {
-    fn kernel(&self) -> &Kernel {
-        self.kernel
-    }
-    fn shape(&self) -> LaunchShape {
-        self.shape
-    }
-    fn params(&self) -> &[u8] {
-        bytemuck::bytes_of(self.params)
-    }
-    fn stream_checked(&self) -> &Stream {
-        self.stream
-    }
+    launch_of_fields!(launch => bytemuck::bytes_of(launch.params));
 }
 
 impl Stream {
