@@ -17,7 +17,7 @@ program() {
     cargo test --no-run --test "$1" --message-format json 2>/dev/null |
         sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
 }
-entries=$(program prefill_entries) hostile=$(program prefill_hostile) random=$(program prefill_random)
+tests=$(program prefill)
 lists=$(mktemp)
 trap 'rm -f "$lists"' EXIT
 case $entry in
@@ -25,10 +25,11 @@ case $entry in
 *) cat tests/mutants/prefill.txt tests/mutants/prefill_lean.txt ;;
 esac >"$lists"
 # What notices most comes first.
-test="$entries long_walk &&
-    INFER_KERNELS_CASES=0..30 $entries by_itself windows absent long_mask &&
-    INFER_KERNELS_CASES=0..400 $hostile garbage_is each_offence sequences_cannot &&
-    INFER_KERNELS_CASES=0..320 $random"
+test="$tests entries::every_entry_on_a_long_walk &&
+    INFER_KERNELS_CASES=0..30 $tests entries::every_entry_by entries::every_entry_in entries::every_entry_reports \
+        entries::every_entry_with &&
+    INFER_KERNELS_CASES=0..400 $tests hostile::garbage_is hostile::each_offence hostile::sequences_cannot &&
+    INFER_KERNELS_CASES=0..320 $tests random::"
 cargo run --quiet --package ptx-emulator --features cli --bin ptxrun -- mutate "ptx/sm_80/$entry.ptx" \
     --test "($test) >/dev/null 2>&1" --sample "$sample" --kinds "$kinds" \
     --draw "$draw" --equivalent "$lists" --at-least 95

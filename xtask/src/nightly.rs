@@ -55,7 +55,7 @@ const PARTS: &[Part] = &[
         name: "prefill-many",
         about: "prefill attention: 8000 random cases on 8 schedules of the emulator",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("prefill_random", "random_cases", 8)),
+        steps: |_| Ok(random_cases("prefill", "random::random_cases", 8)),
     },
     Part {
         name: "prefill-three-wise",
@@ -67,115 +67,115 @@ const PARTS: &[Part] = &[
         name: "prefill-hostile",
         about: "prefill attention: 20,000 launches on garbage lengths, page ids and offsets",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("prefill_hostile", "garbage", 10)),
+        steps: |_| Ok(random_cases("prefill", "hostile::garbage", 10)),
     },
     Part {
         name: "decode-many",
         about: "decode attention: 8000 random cases on 8 schedules of the emulator",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("decode_random", "random_cases", 8)),
+        steps: |_| Ok(random_cases("decode", "random::random_cases", 8)),
     },
     Part {
         name: "decode-quantised",
         about: "decode attention over caches in 8 bits: 8000 random cases on 8 schedules",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("decode_quantised", "random_cases", 8)),
+        steps: |_| Ok(random_cases("decode", "quantised::random_cases", 8)),
     },
     Part {
         name: "decode-quantised-hostile",
         about: "the same: 20,000 launches on garbage lengths, page ids and offsets",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("decode_quantised", "garbage", 10)),
+        steps: |_| Ok(random_cases("decode", "quantised::garbage", 10)),
     },
     Part {
         name: "decode-hostile",
         about: "decode attention: 20,000 launches on garbage lengths, page ids and offsets",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("decode_hostile", "garbage", 10)),
+        steps: |_| Ok(random_cases("decode", "hostile::garbage", 10)),
     },
     Part {
         name: "decode-invariant",
         about: "batch-invariant attention: 4000 random cases, and the bits of 4000 others cut and mixed anyhow",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("decode_invariant", "random_cases", 4)),
+        steps: |_| Ok(random_cases("decode", "invariant::random_cases", 4)),
     },
     Part {
         name: "decode-invariant-hostile",
         about: "the same: 20,000 launches on garbage lengths, page ids and offsets",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("decode_invariant", "garbage", 10)),
+        steps: |_| Ok(random_cases("decode", "invariant::garbage", 10)),
     },
     Part {
         name: "mla-many",
         about: "latent attention: 4000 random cases on 4 schedules of the emulator",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("mla_random", "random_cases", 4)),
+        steps: |_| Ok(random_cases("mla", "random::random_cases", 4)),
     },
     Part {
         name: "mla-hostile",
         about: "latent attention: 8000 launches on garbage lengths, page ids and offsets",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("mla_hostile", "garbage", 4)),
+        steps: |_| Ok(random_cases("mla", "hostile::garbage", 4)),
     },
     Part {
         name: "gemm-many",
         about: "matrix products: 8000 random cases on 8 schedules and three models of tensor cores",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("gemm_random", "random_cases", 8)),
+        steps: |_| Ok(random_cases("gemm", "random::random_cases", 8)),
     },
     Part {
         name: "elementwise-many",
         about: "norms, pointwise operations, embeddings: 4000 random cases of each on 4 schedules of the emulator",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("elementwise_random", "random", 4)),
+        steps: |_| Ok(random_cases("elementwise", "random::random", 4)),
     },
     Part {
         name: "sampling-many",
         about: "sampling: 4000 random batches on 4 schedules of the emulator",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("elementwise_sample", "random", 4)),
+        steps: |_| Ok(random_cases("elementwise", "sample::random", 4)),
     },
     Part {
         name: "kv-many",
         about: "KV cache: 4000 random appends on 4 schedules of the emulator",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("kv_append", "random_cases", 4)),
+        steps: |_| Ok(random_cases("kv", "append::random_cases", 4)),
     },
     Part {
         name: "kv-slots-hostile",
         about: "KV cache: 8000 appends to garbage slots and positions",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("kv_append", "garbage", 4)),
+        steps: |_| Ok(random_cases("kv", "append::garbage", 4)),
     },
     Part {
         name: "kv-pages-hostile",
         about: "KV cache: 8000 gathers from garbage offsets, page lists and page ids",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("kv_pages", "garbage", 4)),
+        steps: |_| Ok(random_cases("kv", "pages::garbage", 4)),
     },
     Part {
         name: "moe-many",
         about: "mixtures of experts: 4000 random layers on 4 schedules and three models of tensor cores",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("moe_layer", "random_cases", 4)),
+        steps: |_| Ok(random_cases("moe", "layer::random_cases", 4)),
     },
     Part {
         name: "moe-hostile",
         about: "mixtures of experts: 30,000 launches on odd logits and garbage ids, orders and offsets",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("moe_stages", "random_", 10)),
+        steps: |_| Ok(random_cases("moe", "stages::random_", 10)),
     },
     Part {
         name: "int4-many",
         about: "4-bit weights: 8000 random products on 8 schedules and three models of tensor cores",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("int4_random", "random_cases", 8)),
+        steps: |_| Ok(random_cases("int4", "random::random_cases", 8)),
     },
     Part {
         name: "blocks-many",
         about: "weights in GGUF's blocks: 4000 random products on 4 schedules of the emulator",
         sources: EMULATED,
-        steps: |_| Ok(random_cases("blocks_random", "random_cases", 4)),
+        steps: |_| Ok(random_cases("blocks", "random::random_cases", 4)),
     },
     Part {
         name: "driver",
@@ -277,8 +277,8 @@ fn three_wise(shares: usize) -> Vec<Step> {
     let step = |share: usize| Step {
         name: format!("share-{share}"),
         command: words(
-            "cargo test --release --test prefill_options",
-            Some("options_meet"),
+            "cargo test --release --test prefill",
+            Some("options::options_meet"),
         ),
         variables: vec![
             ("INFER_KERNELS_STRENGTH", "3".to_owned()),
@@ -337,9 +337,13 @@ fn fuzz(target: &str, steps: u64, runs: u64) -> Vec<Step> {
 fn through_the_driver() -> Vec<Step> {
     let step = |test: &str, device: Option<&str>, seed: u64| Step {
         name: [device.unwrap_or("both"), test, &seed.to_string()].join("-"),
+        // Without those that make their own emulators.
         command: words(
-            "scripts/with-emulated-libcuda.sh cargo test --release --package infer-kernels --all-features --test",
-            Some(test),
+            &format!(
+                "scripts/with-emulated-libcuda.sh cargo test --release --package infer-kernels --all-features \
+                 --test {test} -- --skip counters:: --skip entries::"
+            ),
+            None,
         ),
         variables: device
             .map(|device| ("INFER_KERNELS_DEVICE", device.to_owned()))
@@ -357,32 +361,15 @@ fn through_the_driver() -> Vec<Step> {
         sources: Vec::new(),
     };
     let suite = [
-        "prefill_random",
-        "prefill_special",
-        "prefill_options",
-        "prefill_rivals",
-        "prefill_hostile",
-        "decode_random",
-        "decode_options",
-        "decode_rivals",
-        "decode_hostile",
-        "decode_quantised",
-        "decode_invariant",
-        "mixed",
-        "mla_random",
-        "mla_hostile",
-        "mla_special",
-        "merge_states",
-        "kv_append",
-        "kv_pages",
-        "kv_latents",
-        "gemm_random",
-        "int4_random",
-        "blocks_random",
-        "elementwise_random",
-        "elementwise_sample",
-        "moe_stages",
-        "moe_layer",
+        "prefill",
+        "decode",
+        "mla",
+        "kv",
+        "gemm",
+        "int4",
+        "blocks",
+        "elementwise",
+        "moe",
     ];
     let on = |device| suite.map(|test| step(test, Some(device), 0));
     let of_the_driver = (0..4).map(|seed| step("driver", None, seed));

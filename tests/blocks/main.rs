@@ -1,0 +1,9 @@
+//! Weights in the blocks of GGUF files.
+#![cfg(feature = "emulator")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod counters;
+mod format;
+mod random;

@@ -1,0 +1,8 @@
+//! Matrix products.
+#![cfg(feature = "emulator")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod counters;
+mod random;

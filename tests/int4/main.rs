@@ -1,0 +1,9 @@
+//! 4-bit weights.
+#![cfg(feature = "emulator")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod counters;
+mod format;
+mod random;

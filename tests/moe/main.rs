@@ -1,0 +1,9 @@
+//! Mixtures of experts.
+#![cfg(feature = "emulator")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod counters;
+mod layer;
+mod stages;

@@ -1,0 +1,13 @@
+//! Prefill attention.
+#![cfg(feature = "emulator")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod counters;
+mod entries;
+mod hostile;
+mod options;
+mod random;
+mod rivals;
+mod special;
