@@ -6,4 +6,6 @@ mod common;
 
 mod counters;
 mod format;
+#[cfg(feature = "gguf")]
+mod model;
 mod random;

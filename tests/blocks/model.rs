@@ -1,19 +1,17 @@
 //! A real file: Gemma 3 270M, Q4_K_M. `scripts/fetch-model.sh` brings it; without it these tests do
 //! nothing but say so. With `INFER_KERNELS_MODEL`, the file's path, they must find it.
-#![cfg(all(feature = "gguf", feature = "emulator"))]
 
-mod common;
-#[path = "../examples/generate/tokenizer.rs"]
+#[path = "../../examples/generate/tokenizer.rs"]
 mod tokenizer;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use common::blocks::dequantize;
-use common::blocks_case::Case;
-use common::gemm::Matrix;
-use common::{device, in_parallel};
+use crate::common::blocks::dequantize;
+use crate::common::blocks_case::Case;
+use crate::common::gemm::Matrix;
+use crate::common::{device, in_parallel};
 use half::bf16;
 use infer_kernels::DType;
 use infer_kernels::blocks::{BlockFormat, BlockProblem, BlockWeight};
@@ -101,7 +99,7 @@ fn every_tensor_is_exact() {
                     return;
                 }
                 let column_bytes = bytes.len() / n;
-                for column in (0..n).step_by(n / 24 | 1).chain([n - 1]) {
+                for column in (0..n).step_by(n / 24 + 1).chain([n - 1]) {
                     let of_column = &bytes[column * column_bytes..][..column_bytes];
                     for (row, expected) in dequantize(format, [k, 1], of_column)
                         .into_iter()
@@ -159,7 +157,7 @@ fn texts_have_the_tokens_that_another_engine_gives_them() {
     let Some(file) = model() else { return };
     let tokenizer = Tokenizer::from_gguf(file).unwrap();
     let facts: serde_json::Value =
-        serde_json::from_str(include_str!("data/gemma3-tokens.json")).unwrap();
+        serde_json::from_str(include_str!("../data/gemma3-tokens.json")).unwrap();
     let numbers = |of: &serde_json::Value| -> Vec<u64> {
         let all = of.as_array().unwrap().iter();
         all.map(|of| of.as_u64().unwrap()).collect()
