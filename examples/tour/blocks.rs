@@ -17,18 +17,51 @@ use crate::report::{Report, Run};
 
 pub const STEPS: u64 = 4;
 
+/// The file of `scripts/fetch-model.sh`.
+#[cfg(feature = "gguf")]
+const FILE: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/models/gemma-3-270m-q4_k_m.gguf"
+);
+
+/// Weights of the first layer of the real model, if its file is there.
+#[cfg(feature = "gguf")]
+fn from_file(k: usize, n: usize) -> Result<Option<BlockWeight>, Box<dyn Error>> {
+    use infer_kernels::gguf::GgufFile;
+
+    let Ok(bytes) = std::fs::read(FILE) else {
+        return Ok(None);
+    };
+    let weights = GgufFile::parse(&bytes)?.blocks("blk.0.ffn_down.weight", k, n)?;
+    Ok(Some(weights))
+}
+
+#[cfg(not(feature = "gguf"))]
+fn from_file(_: usize, _: usize) -> Result<Option<BlockWeight>, Box<dyn Error>> {
+    Ok(None)
+}
+
+/// Blocks of any codes and scales, with scales of a usual size.
+fn random(rng: &mut StdRng, k: usize, n: usize) -> Result<BlockWeight, Box<dyn Error>> {
+    let format = BlockFormat::Q6_K;
+    let mut bytes = vec![0; n * k / format.rows() * format.bytes()];
+    rng.fill(&mut bytes[..]);
+    for block in bytes.chunks_mut(format.bytes()) {
+        let scale = f16::from_f32(rng.random_range(0.5..1.0) / 65536.0);
+        block[208..].copy_from_slice(&scale.to_le_bytes());
+    }
+    Ok(BlockWeight::pack(format, k, n, &bytes)?)
+}
+
 /// A down projection, for 4 sequences.
 pub fn gemma_3(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Error>> {
     let (m, n, k) = (4, 640, 2048);
     steps.next("making and packing operands");
     let mut rng = StdRng::seed_from_u64(9);
-    let mut bytes = vec![0; n * k / BlockFormat::Q6_K.rows() * BlockFormat::Q6_K.bytes()];
-    rng.fill(&mut bytes[..]);
-    for block in bytes.chunks_mut(BlockFormat::Q6_K.bytes()) {
-        let scale = f16::from_f32(rng.random_range(0.5..1.0) / 65536.0);
-        block[208..].copy_from_slice(&scale.to_le_bytes());
-    }
-    let w = BlockWeight::pack(BlockFormat::Q6_K, k, n, &bytes)?;
+    let (w, from) = match from_file(k, n)? {
+        Some(w) => (w, "of the real model"),
+        None => (random(&mut rng, k, n)?, "random"),
+    };
     let x = StandardNormal.sample_iter(&mut rng).take(m * k);
     let x: Vec<bf16> = x.map(|x: f64| bf16::nearest(x)).collect();
 
@@ -72,7 +105,7 @@ pub fn gemma_3(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Error>>
     Ok(Report {
         shapes: vec![
             ("x", format!("{:?} bf16", [m, k])),
-            ("w", format!("{:?}, {}", [k, n], w.format())),
+            ("w", format!("{:?}, {}, {from}", [k, n], w.format())),
             ("y", format!("{:?} bf16", [m, n])),
         ],
         plan: plan.to_string(),
