@@ -6,8 +6,8 @@
 # One line per architecture: registers, and instructions that access local memory. One line per loop: instructions (issue
 # slots), tensor operations, and the slots that are not tensor operations for each one that is, on the fast path and on
 # all paths. The fast path leaves out what a branch within the loop may skip, if that holds neither tensor operations nor
-# copies; what it leaves out is listed, in the order of the code, with the exponentials (MUFU) of each part. Loops that hold
-# other loops are not listed. Needs scripts/setup-nvcc.sh --disassembler.
+# copies; what it leaves out is listed, in the order of the code, with the exponentials (MUFU) of each part; and, of two ways
+# to copy, the one that fills with zeros, for the end of a tensor. Loops that hold other loops are not listed. Needs scripts/setup-nvcc.sh --disassembler.
 set -eu
 
 entry=$1
@@ -27,6 +27,8 @@ for arch in ${*:-sm_80 sm_89 sm_90}; do
             tensor[n] = /MMA/
             mufu[n] = /MUFU/
             copy[n] = /LDGSTS/
+            fills[n] = /LDGSTS.*ZFILL/
+            always[n] = / BRA/ && !/@/
             exits += / EXIT/
             exit_before[n] = exits
             local += / (LDL|STL)/
@@ -57,6 +59,17 @@ for arch in ${*:-sm_80 sm_89 sm_90}; do
                     if (needed) continue
                     for (j = i + 1; j < label[target[i]]; j++) skipped[j] = 1
                     parts = parts (parts == "" ? "" : ", ") (label[target[i]] - i - 1) " (" special ")"
+                }
+                # Either this, which ends in a jump over the other, or the other: what copies the end of a tensor is rare.
+                for (i = first; i <= from; i++) {
+                    if (!(i in target) || always[i]) continue
+                    end = label[target[i]] - 1
+                    if (end <= i || end >= from || !always[end] || label[target[end]] <= end) continue
+                    needed = rare = 0
+                    for (j = i + 1; j <= end; j++) { needed += tensor[j]; rare += fills[j] }
+                    if (needed || !rare) continue
+                    for (j = i + 1; j <= end; j++) skipped[j] = 1
+                    parts = parts (parts == "" ? "" : ", ") (end - i) " at the end of a tensor"
                 }
                 slots = from - first + 1
                 fast = slots

@@ -30,7 +30,7 @@ pub struct Case<T> {
     pub y_pitch: usize,
 }
 
-const ROWS: &[usize] = &[1, 2, 3, 7, 8, 9, 15, 16, 17, 33, 63, 64, 65, 100];
+const ROWS: &[usize] = &[1, 2, 3, 7, 8, 9, 15, 16, 17, 33, 63, 64, 65, 100, 128, 129];
 const COLUMNS: &[usize] = &[1, 7, 8, 31, 32, 33, 64, 96, 127, 128, 200, 256, 257, 300];
 const DEPTHS: &[usize] = &[
     1, 7, 16, 31, 40, 63, 64, 65, 128, 129, 200, 256, 320, 500, 1300, 2048,
@@ -85,9 +85,9 @@ impl<T: Scale> Case<T> {
         // Streaming kernels do not have groups of 16 rows, nor an odd multiple of 64 unless it is all.
         let streams = group != Some(16) && (group != Some(192) || k <= 192);
         let tiles: &[_] = if streams {
-            &[[64, 256], [16, 64], [8, 64]]
+            &[[128, 256], [64, 256], [16, 64], [8, 64]]
         } else {
-            &[[64, 256]]
+            &[[128, 256], [64, 256]]
         };
         let tile = rng.random_bool(0.5).then(|| *tiles.choose(rng).unwrap());
         let product = GemmProblem::new(T::DTYPE, m + [0, 1, 60][rng.random_range(0..3)], n, k)

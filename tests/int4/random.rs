@@ -114,7 +114,8 @@ fn plans_fit_tiles_to_shapes() {
     // Llama 3 8B: gate and up, then all of its products for few rows.
     assert_eq!(choice(17, 28672, 4096).0, [64, 256]);
     assert_eq!(choice(64, 28672, 4096).0, [64, 256]);
-    assert_eq!(choice(2048, 28672, 4096), ([64, 256], 1));
+    assert_eq!(choice(512, 28672, 4096), ([128, 256], 1));
+    assert_eq!(choice(2048, 28672, 4096), ([128, 256], 1));
     for [n, k] in [[6144, 4096], [4096, 4096], [28672, 4096], [4096, 14336]] {
         assert_eq!(choice(1, n, k).0, [8, 64]);
         assert_eq!(choice(9, n, k).0, [16, 64]);
@@ -124,6 +125,37 @@ fn plans_fit_tiles_to_shapes() {
         let (tiles, shares) = (n / 64 * k / 64, 216);
         let busy = tiles as f64 / (shares * tiles.div_ceil(shares)) as f64;
         assert!(busy >= 0.95, "{n} by {k}: {busy:.3}");
+    }
+}
+
+/// Tiles of 64 and of 128 rows give the same bits: how many rows a plan is for decides nothing else,
+/// where K is not split. The same call gives them every time.
+#[test]
+fn tiles_of_any_height_give_the_same_bits() {
+    let device = device();
+    let rng = &mut StdRng::seed_from_u64(7);
+    for (group, gated) in [
+        (16, false),
+        (32, true),
+        (64, false),
+        (128, true),
+        (192, false),
+    ] {
+        let [m, n, k] = [130, 200, 456];
+        let w = weights::<bf16>(rng, [k, n], Some(group), Codes::ZeroPoints);
+        let up = weights::<bf16>(rng, [k, n], Some(group), Codes::ZeroPoints);
+        let x = Matrix::<bf16>::random(rng, [m, k], 8);
+        let of = |tile| {
+            let product = GemmProblem::new(DType::BF16, m, n, k).tile(Some(tile));
+            let product = product.gated(gated).splits(Some(1));
+            let problem = Int4Problem::new(product, group, Codes::ZeroPoints);
+            let mut case = Case::plain(problem, x.clone(), w.clone());
+            case.w_up = gated.then(|| up.clone());
+            case.run::<bf16>(&device).unwrap()
+        };
+        let first = of([128, 256]);
+        assert_eq!(first, of([64, 256]), "groups of {group}");
+        assert_eq!(first, of([128, 256]), "groups of {group}, again");
     }
 }
 
