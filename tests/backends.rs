@@ -106,3 +106,28 @@ fn auto_never_fails_and_a_demand_for_a_gpu_is_never_met_by_the_emulator() {
         assert!(gpu.kind().is_gpu());
     }
 }
+
+/// Every launch of some work is told, in order, and none of what came before or behind.
+#[cfg(feature = "emulator")]
+#[test]
+fn launches_of_some_work_are_told() {
+    use infer_kernels::DType;
+    use infer_kernels::elementwise::{NormArgs, NormPlan, NormProblem, NormWeight};
+
+    let device = Device::emulator(Default::default());
+    let stream = device.stream();
+    let problem = NormProblem::new(DType::F16, 64, 0.0).weight(NormWeight::None);
+    let plan = NormPlan::new(&device, &problem).unwrap();
+    let mut x = stream.upload(&[half::f16::ONE; 3 * 64]).unwrap();
+    let mut run = |rows: usize| {
+        let rows = x.tensor_mut([3, 1, 64]).unwrap().narrow(0, 0..rows);
+        plan.run(&stream, NormArgs::in_place(rows.unwrap()))
+            .unwrap();
+    };
+    run(1);
+    let ((), launches) = device.launches(|| (1..=3).for_each(&mut run));
+    run(1);
+    let bytes: Vec<u64> = launches.iter().map(|launch| launch.global_bytes).collect();
+    assert_eq!(bytes, [1, 2, 3].map(|rows| rows * 2 * 64 * 2));
+    assert!(device.launches(|| ()).1.is_empty());
+}

@@ -20,6 +20,7 @@ pub(super) fn open(config: Config) -> Device {
     let emulated = Emulated {
         emulator: Emulator::new(config),
         last: Arc::default(),
+        all: Arc::default(),
     };
     let limits = Limits {
         compute_capability: gpu.compute_capability,
@@ -43,6 +44,8 @@ pub(super) fn open(config: Config) -> Device {
 pub(super) struct Emulated {
     emulator: Emulator,
     last: Arc<Mutex<Option<LaunchStats>>>,
+    /// Launches while somebody wants all of them.
+    all: Arc<Mutex<Option<Vec<LaunchStats>>>>,
 }
 
 impl std::fmt::Debug for Emulated {
@@ -62,6 +65,17 @@ impl Emulated {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// What every launch does from here to [`Emulated::recorded`].
+    pub fn record(&self) {
+        *self.all.lock().unwrap_or_else(PoisonError::into_inner) = Some(vec![]);
+    }
+
+    /// What every launch did since [`Emulated::record`].
+    pub fn recorded(&self) -> Vec<LaunchStats> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.take().unwrap_or_default()
     }
 }
 
@@ -174,6 +188,10 @@ impl Queue for Emulated {
             && let Err(error) = handover.record(kernel, &stats)
         {
             log::error!("lines that were executed: {error}");
+        }
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(all) = all.as_mut() {
+            all.push(stats.clone());
         }
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(stats);
         Ok(())

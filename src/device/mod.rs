@@ -271,6 +271,20 @@ impl Device {
             .and_then(emulated::Emulated::last_launch)
     }
 
+    /// Runs `work`, and says what every launch on an emulator did meanwhile, in their order; on a GPU
+    /// nothing. One caller at a time: another one would begin anew.
+    ///
+    /// For operations that launch several kernels, and for whole models.
+    #[cfg(feature = "emulator")]
+    pub fn launches<R>(&self, work: impl FnOnce() -> R) -> (R, Vec<ptx_emulator::LaunchStats>) {
+        let Some(emulated) = self.0.backend.emulated() else {
+            return (work(), vec![]);
+        };
+        emulated.record();
+        let result = work();
+        (result, emulated.recorded())
+    }
+
     #[cfg_attr(
         not(any(feature = "cudarc", feature = "cust", feature = "emulator")),
         expect(dead_code, reason = "without a backend no device can be made")

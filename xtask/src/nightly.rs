@@ -201,6 +201,19 @@ const PARTS: &[Part] = &[
         steps: |_| Ok(vec![against_headers()]),
     },
     Part {
+        name: "model",
+        about: "Gemma 3 270M, all of it: every logit of 64 tokens of three prompts against f64",
+        sources: &[
+            "Cargo.lock",
+            "examples/generate",
+            "ptx",
+            "src",
+            "emulator/src",
+            "tests/model.rs",
+        ],
+        steps: |_| Ok(vec![whole_model()]),
+    },
+    Part {
         name: "rows",
         about: "the instruction table, broken row by row: at least 98 % has to be noticed",
         sources: &[
@@ -305,6 +318,18 @@ fn random_tiles(steps: u64) -> Vec<Step> {
         sources: Vec::new(),
     };
     (1..=steps).map(step).collect()
+}
+
+/// Fetches the model first: without it, the test would test nothing.
+fn whole_model() -> Step {
+    let test = "cargo test --release --features gguf --test model logits";
+    let all = format!("scripts/fetch-model.sh && {test}");
+    Step {
+        name: "logits".to_owned(),
+        command: words("bash -c", Some(&all)),
+        variables: vec![("INFER_KERNELS_WHOLE_MODEL", "1".to_owned())],
+        sources: Vec::new(),
+    }
 }
 
 /// Mutants of the instruction table, in shares.

@@ -1,0 +1,361 @@
+//! Gemma 3 270M from its file: logits against f64, and batches that change nothing.
+//!
+//! Needs the file that `scripts/fetch-model.sh` brings, or that `INFER_KERNELS_MODEL` names; without it
+//! each test says so and tests nothing. What runs by default is cut short: the first layers, the first
+//! tokens of the vocabulary. `INFER_KERNELS_WHOLE_MODEL=1` is the whole model over 64 tokens of three
+//! prompts: minutes.
+
+#[path = "../examples/generate/gemma/mod.rs"]
+#[allow(dead_code, reason = "the example uses the rest")]
+mod gemma;
+#[path = "../examples/generate/tokenizer.rs"]
+#[allow(dead_code, reason = "the example uses the rest")]
+mod tokenizer;
+
+use std::error::Error;
+
+use gemma::batch::Span;
+use gemma::config::Config;
+use gemma::engine::{Draw, Engine, Options};
+use gemma::reference::{Reference, Variant};
+use gemma::schedule::{Event, Policy, Request, serve};
+use gemma::weights::Model;
+use half::f16;
+use infer_kernels::gguf::GgufFile;
+use infer_kernels::kv::Pairing;
+use infer_kernels::ptx_emulator::{Checks, Config as Emulation};
+use infer_kernels::{DType, Device};
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+/// Tokens that are among the first of the vocabulary.
+const TOKENS: [u32; 22] = [
+    2, 818, 5279, 529, 7001, 563, 506, 5279, 529, 506, 4110, 1902, 1030, 563, 506, 7488, 3207, 528,
+    506, 4110, 532, 506,
+];
+
+/// The bytes of the file, if there is one. One that is named must be there.
+fn file() -> Option<Vec<u8>> {
+    if let Some(path) = std::env::var_os("INFER_KERNELS_MODEL") {
+        return Some(std::fs::read(path).expect("INFER_KERNELS_MODEL names a file"));
+    }
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/models/gemma-3-270m-q4_k_m.gguf"
+    );
+    let bytes = std::fs::read(path);
+    if bytes.is_err() {
+        eprintln!("NOT TESTED: there is no model at {path}; scripts/fetch-model.sh brings it");
+    }
+    bytes.ok()
+}
+
+/// The model of a file, cut as wanted.
+fn model(bytes: &[u8], cut: impl Fn(&mut Config)) -> Result<Model, Box<dyn Error>> {
+    let file = GgufFile::parse(bytes)?;
+    let mut config = Config::of(&file)?;
+    cut(&mut config);
+    Model::with(&file, config)
+}
+
+/// An emulator with or without the checks that need a shadow of memory.
+fn device(checks: Checks) -> Device {
+    Device::emulator(Emulation {
+        checks,
+        ..Emulation::default()
+    })
+}
+
+/// The logits of all tokens, appended by steps of these lengths.
+fn by_steps(
+    engine: &mut Engine<f16>,
+    tokens: &[u32],
+    steps: &[usize],
+) -> Result<Vec<f32>, Box<dyn Error>> {
+    engine.truncate(0, 0);
+    let (mut logits, mut rest) = (vec![], tokens);
+    for &step in steps {
+        let (tokens, behind) = rest.split_at(step);
+        engine.step(&[Span {
+            sequence: 0,
+            tokens,
+            logits: step,
+        }])?;
+        logits.extend(engine.logits()?);
+        rest = behind;
+    }
+    assert!(rest.is_empty());
+    engine.draw(Draw::default())?; // Reads the status word.
+    Ok(logits)
+}
+
+fn furthest(got: impl IntoIterator<Item = f64>, exact: &[f64]) -> f64 {
+    let distances = got
+        .into_iter()
+        .zip(exact)
+        .map(|(got, exact)| (got - exact).abs());
+    distances.fold(0.0, |a, b| if b > a || b.is_nan() { b } else { a })
+}
+
+/// The place of the largest number, and by how much it exceeds the second.
+fn lead(row: impl IntoIterator<Item = f64>) -> (usize, f64) {
+    let mut best = [(0, f64::NEG_INFINITY); 2];
+    for (i, x) in row.into_iter().enumerate() {
+        if x > best[0].1 {
+            best = [(i, x), best[0]];
+        } else if x > best[1].1 {
+            best[1] = (i, x);
+        }
+    }
+    (best[0].0, best[0].1 - best[1].1)
+}
+
+/// Every logit of a prompt is as near to f64 as twice what rounding explains; the most likely token is
+/// the same wherever the second is further away than that, which it mostly is. A model with a fault is
+/// far off.
+fn teacher_forced(
+    engine: &mut Engine<f16>,
+    reference: &Reference<'_>,
+    config: &Config,
+    tokens: &[u32],
+) -> Outcome {
+    let first = tokens.len() - 6;
+    let mut steps = vec![16; first / 16];
+    steps.extend([first % 16, 4, 1, 1].iter().filter(|&&step| step > 0));
+    let got = by_steps(engine, tokens, &steps)?;
+
+    let exact = Variant {
+        rounded: None,
+        pairing: Pairing::Halves,
+        window: config.window,
+    };
+    let rounded = Variant {
+        rounded: Some(DType::F16),
+        ..exact
+    };
+    let (mut deviation, mut error) = (0.0f64, 0.0f64);
+    let (hidden, hidden_rounded) = (
+        reference.hidden(tokens, exact),
+        reference.hidden(tokens, rounded),
+    );
+    let (mut qualified, mut pairs) = (0, vec![]);
+    for (i, got) in got.chunks(16 * config.vocab).enumerate() {
+        let rows = |hidden: &[f64]| {
+            let part = hidden.chunks(16 * config.hidden).nth(i).unwrap_or_default();
+            reference.logits(part)
+        };
+        let (exact, rounded) = (rows(&hidden), rows(&hidden_rounded));
+        deviation = deviation.max(furthest(rounded, &exact));
+        error = error.max(furthest(got.iter().map(|&x| x.into()), &exact));
+        for (exact, got) in exact.chunks(config.vocab).zip(got.chunks(config.vocab)) {
+            let lead_of_exact = lead(exact.iter().copied());
+            pairs.push((lead_of_exact, lead(got.iter().map(|&x| x.into())).0));
+        }
+    }
+    let bound = 2.0 * deviation;
+    assert!(
+        error <= bound,
+        "a logit is off by {error}, rounding explains {deviation}"
+    );
+    for (i, &((expected, margin), got)) in pairs.iter().enumerate() {
+        if margin > bound {
+            qualified += 1;
+            assert_eq!(got, expected, "token {i}, ahead by {margin}");
+        } else {
+            eprintln!("token {i} is near a tie: {expected} is ahead by {margin:.3}, got {got}");
+        }
+    }
+    eprintln!(
+        "{} tokens: off by at most {error:.4} of {bound:.4}, {qualified} clear of ties",
+        tokens.len()
+    );
+    assert!(10 * qualified >= 8 * tokens.len());
+
+    let planted = [
+        Variant {
+            pairing: Pairing::Interleaved,
+            ..exact
+        },
+        Variant {
+            window: exact.window + 1,
+            ..exact
+        },
+        Variant {
+            window: exact.window - 1,
+            ..exact
+        },
+    ];
+    for variant in planted {
+        if tokens.len() <= variant.window && variant.pairing == exact.pairing {
+            continue; // Such a window hides nothing.
+        }
+        let hidden = reference.hidden(tokens, variant);
+        let last = reference.logits(&hidden[hidden.len() - config.hidden..]);
+        let got = got[got.len() - config.vocab..].iter().map(|&x| x.into());
+        let error = furthest(got, &last);
+        assert!(
+            error > bound,
+            "{variant:?} went unnoticed: {error}, {bound}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn logits_are_those_of_f64() -> Outcome {
+    let Some(bytes) = file() else { return Ok(()) };
+    let whole = std::env::var_os("INFER_KERNELS_WHOLE_MODEL").is_some();
+    // A window that prompts are longer than: 512 as it is.
+    let model = model(&bytes, |config| {
+        config.window = if whole { 24 } else { 9 };
+        if !whole {
+            (config.layers, config.vocab) = (6, 8192);
+        }
+    })?;
+    let options = Options {
+        sequences: 2,
+        max_keys: 64,
+        max_rows: 16,
+        max_logits: 16,
+        invariant: false,
+    };
+    let mut engine = Engine::new(&device(Checks::NONE), &model, options)?;
+    let reference = Reference::new(&model);
+    if !whole {
+        return teacher_forced(&mut engine, &reference, &model.config, &TOKENS);
+    }
+    let tokenizer = tokenizer::Tokenizer::from_gguf(&GgufFile::parse(&bytes)?)?;
+    for prompt in PROMPTS {
+        let mut tokens = tokenizer.encode(prompt)?;
+        assert!(tokens.len() >= 64, "{} tokens", tokens.len());
+        tokens.truncate(64);
+        teacher_forced(&mut engine, &reference, &model.config, &tokens)?;
+    }
+    Ok(())
+}
+
+/// Texts of more than 64 tokens.
+const PROMPTS: [&str; 3] = [
+    "The river rises in the hills above the town, runs past the old mill, and turns south before it \
+     meets the sea. In spring the water is high and brown; by the end of summer children cross it on \
+     stones. The first bridge was built of wood, and the second, which still stands, of granite that \
+     was brought by boat from the islands.",
+    "fn main() {\n    let numbers = vec![3, 1, 4, 1, 5, 9, 2, 6];\n    let mut sorted = \
+     numbers.clone();\n    sorted.sort();\n    for (i, number) in sorted.iter().enumerate() {\n        \
+     println!(\"{i}: {number}\");\n    }\n    let sum: i32 = numbers.iter().sum();\n    \
+     println!(\"sum {sum}\");\n}\n",
+    "Question: A train leaves at 9:15 and arrives at 11:40. How long does the journey take?\nAnswer: \
+     From 9:15 to 11:15 are two hours, and 25 minutes more make 11:40, so it takes 2 hours and 25 \
+     minutes.\nQuestion: And if it is 10 minutes late?\nAnswer: Then it arrives at 11:50, and the \
+     journey takes 2 hours and 35 minutes.",
+];
+
+/// Requests that come one by one, or as one batch, or with drafts that are verified: the same tokens.
+#[test]
+fn batches_and_drafts_change_no_token() -> Outcome {
+    let Some(bytes) = file() else { return Ok(()) };
+    let model = model(&bytes, |config| {
+        (
+            config.layers,
+            config.global_every,
+            config.vocab,
+            config.window,
+        ) = (2, 2, 8192, 7);
+    })?;
+    let prompts = [&TOKENS[..13], &TOKENS[..1], &TOKENS[3..8]];
+    let request = |arrives, prompt: &[u32]| Request {
+        prompt: prompt.to_vec(),
+        arrives,
+        max_tokens: 10,
+    };
+    let options = |sequences| Options {
+        sequences,
+        max_keys: 40,
+        max_rows: 24,
+        max_logits: 12,
+        invariant: true,
+    };
+    let device = device(Checks::NONE);
+    for temperature in [0.0, 0.7] {
+        let policy = |chunk, drafts| Policy {
+            draw: Draw {
+                temperature,
+                top_k: 40,
+                top_p: 0.95,
+                seed: 7,
+            },
+            end: u32::MAX,
+            chunk,
+            drafts,
+        };
+        let mut steps = [0; 3];
+        let mut right = 0;
+        let mut count = |way: usize, event| {
+            if let Event::Step { drafts, .. } = event {
+                steps[way] += 1;
+                right += drafts[1];
+            }
+            Ok(())
+        };
+        let mut alone = Engine::<f16>::new(&device, &model, options(1))?;
+        let mut expected = vec![];
+        for prompt in prompts {
+            let requests = [request(0, prompt)];
+            expected.extend(serve(&mut alone, &requests, policy(24, 0), &mut |e| {
+                count(0, e)
+            })?);
+        }
+        let requests = [
+            request(0, prompts[0]),
+            request(2, prompts[1]),
+            request(3, prompts[2]),
+        ];
+        let mut engine = Engine::<f16>::new(&device, &model, options(3))?;
+        let batch = serve(&mut engine, &requests, policy(4, 0), &mut |e| count(1, e))?;
+        assert_eq!(
+            batch, expected,
+            "as one batch, at temperature {temperature}"
+        );
+        let drafted = serve(&mut engine, &requests, policy(5, 3), &mut |e| count(2, e))?;
+        assert_eq!(
+            drafted, expected,
+            "with drafts, at temperature {temperature}"
+        );
+        eprintln!(
+            "steps one by one, as a batch, with drafts: {steps:?}; {right} drafts were right"
+        );
+        assert!(steps[1] < steps[0]);
+        if temperature == 0.0 {
+            assert!(right > 0, "no draft was right: nothing was tried");
+        }
+    }
+    Ok(())
+}
+
+/// One step of the layers with every check of the emulator.
+#[test]
+fn a_step_is_clean_under_all_checks() -> Outcome {
+    let Some(bytes) = file() else { return Ok(()) };
+    let model = model(&bytes, |config| {
+        (config.layers, config.global_every, config.vocab) = (2, 2, 8192);
+    })?;
+    let options = Options {
+        sequences: 2,
+        max_keys: 32,
+        max_rows: 16,
+        max_logits: 2,
+        invariant: false,
+    };
+    let mut engine = Engine::<f16>::new(&device(Checks::ALL), &model, options)?;
+    for tokens in [&TOKENS[..5], &[506]] {
+        let spans = [0, 1].map(|sequence| Span {
+            sequence,
+            tokens,
+            logits: 1,
+        });
+        engine.step(&spans)?;
+        let drawn = engine.draw(Draw::default())?;
+        assert_eq!(drawn[0], drawn[1]);
+    }
+    Ok(())
+}
