@@ -30,7 +30,7 @@
 //          H5 lengths, page ids and bounds come from device memory: each is loaded once, checked, and only the checked
 //             value is used
 //          H6 barriers: every branch around one depends only on values that are the same in all threads of the CTA
-//          H7 columns past D, Dv: zeros in shared memory from the start, never copied, never written
+//          H7 columns past D: zeros in shared memory from the start, never copied; past Dv: whatever, never written
 //          H8 0·NaN: V of keys that no row of the CTA may see is zeros, by its copy or, for mask bits, behind it
 // Numerics p = ex2.approx(s·scale_log2 - m) with one fused multiply-add; l sums p before it is rounded to the input
 //          type for PV; O is scaled by rcp.approx(l), 1 ulp, before the only rounding to the output type. s·scale_log2

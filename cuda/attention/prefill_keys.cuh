@@ -75,7 +75,6 @@ struct GatheredKeys {
                                              int tile) {
     if constexpr (C::kOptions) {  // H7
       C::CopyK::template clear<C::kTileK>(wK, k_lines(p, threadIdx.x));
-      C::CopyV::template clear<C::kTileK>(wV, v_lines(p, threadIdx.x));
     }
     const Found last = look_up(p, smem, tile), before = look_up(p, smem, tile - 1);
     publish(p, smem, tile, last);
