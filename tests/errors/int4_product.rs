@@ -129,7 +129,7 @@ fn unsupported_problems() {
     ));
     assert_eq!(
         of(product().tile(Some([16, 256]))).to_string(),
-        "no GEMM kernel with tile [16, 256] for these operands: there are [[16, 64], [64, 256], [8, 64]]"
+        "no GEMM kernel with tile [16, 256] for these operands: there are [[128, 256], [16, 64], [64, 256], [8, 64]]"
     );
 }
 
