@@ -6,14 +6,15 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::generate::files_below;
+use self::results::{Outcome, Results, machine, today};
 use crate::kernels::declaration::{Declaration, Declarations};
+
+mod results;
+mod sources;
 
 /// A nightly part. One row here is all that a new part needs.
 struct Part {
@@ -245,13 +246,16 @@ struct Step {
     variables: Vec<(&'static str, String)>,
     /// What else decides the result of this step.
     sources: Vec<String>,
+    /// The family whose tests it runs, if it is one's: files of others do not matter.
+    family: Option<&'static str>,
 }
 
 impl Step {
     /// Hash of all that decides the result.
     fn hash(&self, root: &Path, part: &Part) -> Result<String> {
         let own = self.sources.iter().map(String::as_str);
-        hash(root, part.sources.iter().copied().chain(own))
+        let all = part.sources.iter().copied().chain(own);
+        sources::hash(root, all, self.family)
     }
 }
 
@@ -260,6 +264,7 @@ fn assemble_each_entry(root: &Path) -> Result<Vec<Step>> {
     let step = |entry: Declaration| Step {
         command: words("cargo xtask ptx --prove --entry", Some(&entry.name)),
         sources: vec![format!("ptx/{}", entry.path())],
+        family: None,
         name: entry.name,
         variables: Vec::new(),
     };
@@ -268,7 +273,7 @@ fn assemble_each_entry(root: &Path) -> Result<Vec<Step>> {
 
 /// Steps of 1000 random cases of an integration test, each on another schedule of the emulator.
 /// They begin where the quick run ends.
-fn random_cases(test: &str, filter: &str, steps: u64) -> Vec<Step> {
+fn random_cases(test: &'static str, filter: &str, steps: u64) -> Vec<Step> {
     const CASES: u64 = 1000;
     let step = |seed: u64| {
         let cases = format!("{}..{}", seed * CASES, (seed + 1) * CASES);
@@ -280,6 +285,7 @@ fn random_cases(test: &str, filter: &str, steps: u64) -> Vec<Step> {
                 ("INFER_KERNELS_SEED", seed.to_string()),
             ],
             sources: Vec::new(),
+            family: Some(test),
         }
     };
     (1..=steps).map(step).collect()
@@ -298,6 +304,7 @@ fn three_wise(shares: usize) -> Vec<Step> {
             ("INFER_KERNELS_SHARE", format!("{share}/{shares}")),
         ],
         sources: Vec::new(),
+        family: Some("prefill"),
     };
     (0..shares).map(step).collect()
 }
@@ -316,6 +323,7 @@ fn random_tiles(steps: u64) -> Vec<Step> {
             ("EMULATOR_SEED", (1 + seed).to_string()),
         ],
         sources: Vec::new(),
+        family: None,
     };
     (1..=steps).map(step).collect()
 }
@@ -329,6 +337,7 @@ fn whole_model() -> Step {
         command: words("bash -c", Some(&all)),
         variables: vec![("INFER_KERNELS_WHOLE_MODEL", "1".to_owned())],
         sources: Vec::new(),
+        family: None,
     }
 }
 
@@ -342,6 +351,7 @@ fn broken_rows(shares: usize) -> Vec<Step> {
         ),
         variables: Vec::new(),
         sources: Vec::new(),
+        family: None,
     };
     (0..shares).map(step).collect()
 }
@@ -353,6 +363,7 @@ fn fuzz(target: &str, steps: u64, runs: u64) -> Vec<Step> {
         command: words(&format!("scripts/fuzz.sh {target} {runs} {seed}"), None),
         variables: Vec::new(),
         sources: Vec::new(),
+        family: None,
     };
     (1..=steps).map(step).collect()
 }
@@ -360,7 +371,7 @@ fn fuzz(target: &str, steps: u64, runs: u64) -> Vec<Step> {
 /// Tests of every family through each binding of the driver's API, and those of the driver itself on
 /// several schedules of blocks and of streams.
 fn through_the_driver() -> Vec<Step> {
-    let step = |test: &str, device: Option<&str>, seed: u64| Step {
+    let step = |test: &'static str, device: Option<&str>, seed: u64| Step {
         name: [device.unwrap_or("both"), test, &seed.to_string()].join("-"),
         // Without those that make their own emulators.
         command: words(
@@ -384,6 +395,7 @@ fn through_the_driver() -> Vec<Step> {
             ])
             .collect(),
         sources: Vec::new(),
+        family: device.map(|_| test),
     };
     let suite = [
         "prefill",
@@ -412,6 +424,7 @@ fn against_headers() -> Step {
         command: ["sh", "-c", command].map(str::to_owned).to_vec(),
         variables: Vec::new(),
         sources: Vec::new(),
+        family: None,
     }
 }
 
@@ -427,59 +440,6 @@ pub struct Arguments {
     /// Start no step after this many minutes
     #[arg(long, default_value_t = 50)]
     minutes: u64,
-}
-
-/// The last result of each step that was ever run.
-#[derive(Deserialize, Serialize, Default)]
-struct Results {
-    #[serde(default, rename = "result")]
-    all: Vec<Outcome>,
-}
-
-/// How a step ended.
-#[derive(Deserialize, Serialize)]
-struct Outcome {
-    part: String,
-    step: String,
-    /// Hash of all that decided it.
-    sources: String,
-    passed: bool,
-    date: String,
-    seconds: u64,
-    machine: String,
-}
-
-const RESULTS: &str = ".ci/nightly-results.toml";
-
-impl Results {
-    fn read(root: &Path) -> Result<Self> {
-        match std::fs::read_to_string(root.join(RESULTS)) {
-            Ok(text) => toml::from_str(&text).context(RESULTS),
-            Err(_) => Ok(Self::default()),
-        }
-    }
-
-    fn passed(&self, part: &str, step: &str, sources: &str) -> bool {
-        let same = |o: &&Outcome| o.part == part && o.step == step && o.sources == sources;
-        self.all
-            .iter()
-            .find(same)
-            .is_some_and(|outcome| outcome.passed)
-    }
-
-    /// Replaces what was known about a step, and writes the file.
-    fn keep(&mut self, root: &Path, outcome: Outcome) -> Result<()> {
-        self.all
-            .retain(|o| (&o.part, &o.step) != (&outcome.part, &outcome.step));
-        self.all.push(outcome);
-        self.all
-            .sort_by(|a, b| (&a.part, &a.step).cmp(&(&b.part, &b.step)));
-        let text = format!(
-            "# Written by `cargo xtask nightly PART`.\n\n{}",
-            toml::to_string(self)?
-        );
-        std::fs::write(root.join(RESULTS), text).context(RESULTS)
-    }
 }
 
 /// Runs what is left of a part, or lists the parts.
@@ -558,68 +518,4 @@ fn execute(root: &Path, step: &Step) -> Result<(bool, u64)> {
         .status()
         .with_context(|| step.command.join(" "))?;
     Ok((status.success(), start.elapsed().as_secs()))
-}
-
-/// Hash over the names and contents of all files at or below these paths.
-fn hash<'a>(root: &Path, paths: impl Iterator<Item = &'a str>) -> Result<String> {
-    let mut hash = Sha256::new();
-    for path in paths {
-        for file in files_below(root, path)? {
-            let content = std::fs::read(root.join(&file))?;
-            hash.update((file.len() as u64).to_le_bytes());
-            hash.update(&file);
-            hash.update((content.len() as u64).to_le_bytes());
-            hash.update(content);
-        }
-    }
-    let digest = hash.finalize();
-    Ok(digest[..12]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
-}
-
-/// Today in UTC, as `2026-11-23`.
-fn today() -> String {
-    let seconds = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |t| t.as_secs());
-    let mut days = seconds / 86_400;
-    let leap = |year: u64| {
-        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-    };
-    let mut year = 1970;
-    while days >= 365 + u64::from(leap(year)) {
-        days -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let february = 28 + u64::from(leap(year));
-    let mut month = 1;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if days < length {
-            break;
-        }
-        days -= length;
-        month += 1;
-    }
-    format!("{year}-{month:02}-{:02}", days + 1)
-}
-
-/// Processor, number of cores and operating system.
-fn machine() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"));
-    let model = model
-        .and_then(|line| line.split_once(": "))
-        .map_or("", |(_, model)| model);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    format!(
-        "{model} {}, {cores} cores, {}",
-        std::env::consts::ARCH,
-        std::env::consts::OS
-    )
-    .trim()
-    .to_owned()
 }
