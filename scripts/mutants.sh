@@ -1,5 +1,5 @@
 #!/bin/sh
-# Changes one instruction of an entry of prefill at a time, and counts what its tests notice:
+# Changes one instruction of an entry at a time, and counts what its family's tests notice:
 #
 #   scripts/mutants.sh ENTRY [SAMPLE [DRAW]]     for example: scripts/mutants.sh prefill_bf16_d128_full 400
 #
@@ -17,19 +17,38 @@ program() {
     cargo test --no-run --test "$1" --message-format json 2>/dev/null |
         sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
 }
-tests=$(program prefill)
 lists=$(mktemp)
 trap 'rm -f "$lists"' EXIT
+family=${entry%%_*}
+# What computes the same, for the family and for some of its entries. What notices most comes first.
 case $entry in
-*_paged | *_full) cat tests/mutants/prefill.txt ;;
-*) cat tests/mutants/prefill.txt tests/mutants/prefill_lean.txt ;;
-esac >"$lists"
-# What notices most comes first.
-test="$tests entries::every_entry_on_a_long_walk &&
-    INFER_KERNELS_CASES=0..30 $tests entries::every_entry_by entries::every_entry_in entries::every_entry_reports \
-        entries::every_entry_with &&
-    INFER_KERNELS_CASES=0..400 $tests hostile::garbage_is hostile::each_offence hostile::sequences_cannot &&
-    INFER_KERNELS_CASES=0..320 $tests random::"
+prefill_*)
+    tests=$(program prefill)
+    cat tests/mutants/prefill.txt >"$lists"
+    case $entry in
+    *_paged | *_full) ;;
+    *) cat tests/mutants/prefill_lean.txt >>"$lists" ;;
+    esac
+    test="$tests entries::every_entry_on_a_long_walk &&
+        INFER_KERNELS_CASES=0..30 $tests entries::every_entry_by entries::every_entry_in entries::every_entry_reports \
+            entries::every_entry_with &&
+        INFER_KERNELS_CASES=0..400 $tests hostile::garbage_is hostile::each_offence hostile::sequences_cannot &&
+        INFER_KERNELS_CASES=0..320 $tests random::"
+    ;;
+moe_grouped_*)
+    tests=$(program moe)
+    cat tests/mutants/moe.txt >"$lists" 2>/dev/null || true
+    test="export INFER_KERNELS_ENTRY=$entry
+        INFER_KERNELS_CASES=0..300 $tests layer::random && $tests layer:: && INFER_KERNELS_CASES=300..1000 $tests layer::random"
+    ;;
+*)
+    tests=$(program "$family")
+    cat "tests/mutants/$family.txt" >"$lists" 2>/dev/null || true
+    test="export INFER_KERNELS_ENTRY=$entry
+        INFER_KERNELS_CASES=0..20 $tests entries:: && INFER_KERNELS_CASES=0..200 $tests random &&
+        $tests && INFER_KERNELS_CASES=200..1000 $tests random"
+    ;;
+esac
 cargo run --quiet --package ptx-emulator --features cli --bin ptxrun -- mutate "ptx/sm_80/$entry.ptx" \
     --test "($test) >/dev/null 2>&1" --sample "$sample" --kinds "$kinds" \
     --draw "$draw" --equivalent "$lists" --at-least 95

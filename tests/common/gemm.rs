@@ -72,6 +72,17 @@ pub struct Case<T> {
     pub y_pitch: usize,
 }
 
+/// Of a case.
+struct Shape {
+    m: usize,
+    n: usize,
+    k: usize,
+    max_m: usize,
+    layout: WeightLayout,
+    aligned: bool,
+    tile: Option<[usize; 2]>,
+}
+
 const SIZES: &[usize] = &[
     1, 2, 3, 7, 8, 13, 15, 16, 17, 24, 31, 33, 40, 63, 64, 65, 72, 96, 101, 127, 128, 129, 136,
 ];
@@ -84,12 +95,58 @@ impl<T: Float> Case<T> {
             true => 0,
             false => SIZES[rng.random_range(0..SIZES.len())],
         };
-        let (m, mut n, mut k) = (size(0.02), size(0.02), size(0.04));
+        let (m, n, mut k) = (size(0.02), size(0.02), size(0.04));
         if rng.random_bool(0.2) {
             k += 256 * rng.random_range(1..4);
         }
-        let aligned = !seed.is_multiple_of(6);
-        let layout = [WeightLayout::Nk, WeightLayout::Kn][seed as usize / 2 % 2];
+        let shape = Shape {
+            m,
+            n,
+            k,
+            // A larger plan than the call picks a larger tile.
+            max_m: m + [0, 1, 60, 120, 1000][rng.random_range(0..5)],
+            layout: [WeightLayout::Nk, WeightLayout::Kn][seed as usize / 2 % 2],
+            aligned: !seed.is_multiple_of(6),
+            tile: None,
+        };
+        Self::of_shape(rng, seed, shape)
+    }
+
+    /// A case of its seed for one tile: shapes of up to three of it, which end anywhere in the last one.
+    pub fn random_of_tile(seed: u64, layout: WeightLayout, tile: Option<[usize; 2]>) -> Self {
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let of = tile.unwrap_or([16, 16]);
+        let [m, n] = of.map(|side| match rng.random_range(0..4) {
+            0 => side * rng.random_range(1..=2),
+            _ => rng.random_range(1..=2 * side + side / 2),
+        });
+        let k = match rng.random_range(0..4) {
+            0 => 64 * rng.random_range(1..=5),
+            1 => rng.random_range(1..=40),
+            _ => rng.random_range(1..=400),
+        };
+        let shape = Shape {
+            m,
+            n,
+            k,
+            max_m: m,
+            layout,
+            aligned: tile.is_some(),
+            tile,
+        };
+        Self::of_shape(rng, seed, shape)
+    }
+
+    fn of_shape(rng: &mut StdRng, seed: u64, shape: Shape) -> Self {
+        let Shape {
+            m,
+            mut n,
+            k,
+            max_m,
+            layout,
+            aligned,
+            tile,
+        } = shape;
         if aligned && layout == WeightLayout::Kn {
             n = n.next_multiple_of(8);
         }
@@ -105,14 +162,13 @@ impl<T: Float> Case<T> {
         let activation = activations[rng.random_range(0..if gated { 6 } else { 5 })];
         let out = [T::DTYPE, DType::F32][usize::from(rng.random_bool(0.3))];
         let splits = rng.random_bool(0.4).then(|| rng.random_range(1..=4));
-        // A larger plan than the call picks a larger tile.
-        let max_m = m + [0, 1, 60, 120, 1000][rng.random_range(0..5)];
         let problem = GemmProblem::new(T::DTYPE, max_m, n, k)
             .layout(layout)
             .aligned(aligned)
             .out(out)
             .activation(activation)
             .gated(gated)
+            .tile(tile)
             .splits(splits);
         let unit = if aligned { 8 } else { 1 };
         let w_shape = match layout {

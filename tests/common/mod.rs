@@ -89,6 +89,16 @@ pub fn seeds(quick: std::ops::Range<u64>) -> std::ops::Range<u64> {
     first.parse().unwrap()..end.parse().unwrap()
 }
 
+/// Whether a plan with this description is to be run: if `INFER_KERNELS_ENTRY` names an entry, only what launches it.
+pub fn wanted(plan: &impl std::fmt::Display) -> bool {
+    let Ok(entry) = std::env::var("INFER_KERNELS_ENTRY") else {
+        return true;
+    };
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let plan = plan.to_string();
+    plan.split(|c| !is_name(c)).any(|word| word == entry)
+}
+
 /// A case of either element type.
 #[derive(Clone, Debug)]
 pub enum AnyCase {

@@ -207,11 +207,20 @@ impl<L: Float> Router<L> {
             self.judge_ids(token, ids, expected);
             let mut exact = weigh(&self.routing, &expected.scores, &ids[..top_k]);
             exact.extend(&expected.weights[top_k..]);
+            // Scores of the chosen are exponentials too, and may be tiny however much they weigh in the end.
+            let least = match self.routing.scoring {
+                Scoring::TopKSoftmax => 1.0,
+                _ => ids[..top_k]
+                    .iter()
+                    .map(|&id| expected.scores[id as usize])
+                    .fold(1.0, f64::min),
+            };
             for slot in 0..slots {
                 let (got, exact) = (f64::from(weights[slot]), exact[slot]);
                 let error = (got - exact).abs();
                 // The power that an exponential is taken of is itself rounded; tiny results become 0.
-                let relative = 1e-6 + 1.2e-7 * exact.max(1e-37).ln().abs();
+                let power = |x: f64| x.clamp(1e-37, 1.0).ln().abs();
+                let relative = 1e-6 + 1.2e-7 * power(exact).max(power(least));
                 assert!(
                     error <= relative * exact + 1e-36,
                     "token {token} slot {slot}: weight {got}, should be {exact}"

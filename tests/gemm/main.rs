@@ -5,4 +5,5 @@
 mod common;
 
 mod counters;
+mod entries;
 mod random;

@@ -4,23 +4,12 @@
 //! more than a quick run does.
 
 use crate::common::gemm::{Case, Matrix, check};
-use crate::common::{device, devices_of_all_models, in_parallel};
+use crate::common::{device, devices_of_all_models, in_parallel, seeds};
 use half::bf16;
 use infer_kernels::DType;
 use infer_kernels::gemm::{GemmPlan, GemmProblem};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-
-/// The seeds of the cases.
-fn cases() -> std::ops::Range<u64> {
-    let Ok(range) = std::env::var("INFER_KERNELS_CASES") else {
-        return 0..120;
-    };
-    let (first, end) = range
-        .split_once("..")
-        .expect("INFER_KERNELS_CASES=FIRST..END");
-    first.parse().unwrap()..end.parse().unwrap()
-}
 
 /// An error and what it came from.
 fn chain(error: &dyn std::error::Error) -> String {
@@ -34,7 +23,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[test]
 fn random_cases_are_within_their_bounds() {
     let devices = devices_of_all_models();
-    let seeds: Vec<u64> = cases().collect();
+    let seeds: Vec<u64> = seeds(0..120).collect();
     let worst = std::sync::Mutex::new(0.0f64);
     in_parallel(&seeds, |&seed| {
         let device = &devices[(seed / 12 % 3) as usize]; // 12: kinds of cases, by type, layout, alignment
