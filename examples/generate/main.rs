@@ -8,6 +8,7 @@
 //! Runs on a GPU if there is one, else on the emulator. Several prompts are served as one batch, each
 //! arriving some steps behind the one before.
 
+#[cfg_attr(test, allow(dead_code, reason = "the test of the model uses the rest"))]
 mod gemma;
 mod report;
 mod tokenizer;
@@ -39,8 +40,8 @@ const LOGITS: usize = 16;
 fn main() -> Result<(), Box<dyn Error>> {
     let matches = arguments().get_matches();
     match matches.get_one::<String>("dtype").map(String::as_str) {
-        Some("f16") => run::<f16>(&matches),
-        _ => run::<bf16>(&matches),
+        Some("bf16") => run::<bf16>(&matches),
+        _ => run::<f16>(&matches),
     }
 }
 
@@ -83,8 +84,8 @@ fn arguments() -> Command {
             "auto, gpu, emulator, cudarc[:ordinal] or cust[:ordinal]",
         ))
         .arg(
-            option("dtype", "bf16", "the type of activations and cache")
-                .value_parser(words(["bf16", "f16"])),
+            option("dtype", "f16", "the type of activations and cache")
+                .value_parser(words(["f16", "bf16"])),
         )
         .arg(
             option("temperature", "0", "0 takes the most likely token")

@@ -203,14 +203,15 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "model",
-        about: "Gemma 3 270M, all of it: every logit of 64 tokens of three prompts against f64",
+        about: "Gemma 3 270M, all of it: every logit of three prompts against f64, llama.cpp's logits, all checks",
         sources: &[
             "Cargo.lock",
             "examples/generate",
             "ptx",
             "src",
             "emulator/src",
-            "tests/model.rs",
+            "tests/data",
+            "tests/model",
         ],
         steps: |_| Ok(vec![whole_model()]),
     },
@@ -330,7 +331,7 @@ fn random_tiles(steps: u64) -> Vec<Step> {
 
 /// Fetches the model first: without it, the test would test nothing.
 fn whole_model() -> Step {
-    let test = "cargo test --release --features gguf --test model logits";
+    let test = "cargo test --release --features gguf --test model";
     let all = format!("scripts/fetch-model.sh && {test}");
     Step {
         name: "logits".to_owned(),

@@ -5,6 +5,7 @@
 pub mod batch;
 pub mod config;
 pub mod engine;
+mod layer;
 mod linear;
 mod plans;
 #[cfg(test)]

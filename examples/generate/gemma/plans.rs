@@ -22,6 +22,9 @@ pub fn stream_factor(dtype: DType) -> f32 {
     }
 }
 
+/// Keys that are too few for two blocks.
+const KEYS_OF_BLOCK: usize = 32;
+
 /// Attention of the layers with a window, or of the global ones.
 pub struct Attention {
     /// Where no sequence has more than one token in a step, or bits must not depend on that.
@@ -120,15 +123,36 @@ impl Attention {
             true => decode.batch_invariant(options.max_keys),
             false => decode.max_queries(1),
         };
+        let decode = Attention::decode(device, decode, options)?;
         let prefill = match options.invariant {
             true => None,
             false => Some(PrefillPlan::new(device, &problem)?),
         };
         let [cosines, sines] = Angles::new(config.dim, base).tables(options.max_keys);
         Ok(Attention {
-            decode: DecodePlan::new(device, &decode)?,
+            decode,
             prefill,
             angles: [stream.upload(&cosines)?, stream.upload(&sines)?],
+        })
+    }
+
+    /// As many blocks as the device holds, but no more than there can be work for.
+    fn decode(
+        device: &Device,
+        problem: DecodeProblem,
+        options: Options,
+    ) -> Result<DecodePlan, Box<dyn Error>> {
+        let plan = DecodePlan::new(device, &problem)?;
+        let heads = problem.attention().heads;
+        let tokens = match options.invariant {
+            true => options.max_rows,
+            false => options.sequences,
+        };
+        let keys = options.max_keys.div_ceil(KEYS_OF_BLOCK);
+        let blocks = tokens * heads.kv * keys;
+        Ok(match plan.blocks() > blocks {
+            true => DecodePlan::new(device, &problem.blocks(blocks))?,
+            false => plan,
         })
     }
 }

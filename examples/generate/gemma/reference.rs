@@ -15,6 +15,9 @@ pub struct Variant {
     /// The type that everything is rounded to that the kernels hand on in memory, and the weights of
     /// attention, which they multiply values by; `None`: nothing is rounded.
     pub rounded: Option<DType>,
+    /// Whether products read their inputs in codes of 8 bits, as llama.cpp has it: in blocks as long as
+    /// those of the weights.
+    pub codes: bool,
     /// Which elements of a head are rotated together: halves, in this model.
     pub pairing: Pairing,
     /// Keys that a token sees within a window.
@@ -24,6 +27,8 @@ pub struct Variant {
 /// A matrix `[k, n]` of the numbers that its format stands for.
 struct Matrix {
     n: usize,
+    /// Rows of a block.
+    block: usize,
     numbers: Vec<f32>,
 }
 
@@ -78,21 +83,29 @@ impl<'a> Reference<'a> {
             let [before, behind, before_inner, behind_inner] = &layer.of.norms;
             let x = norm(&stream, before);
             let [to_q, to_k, to_v, from_attention] = &layer.attention;
-            let [q, k, v] = [to_q, to_k, to_v].map(|w| round(w.product(&x, tokens.len())));
+            let product = |w: &Matrix, x: &[f64]| match variant.codes {
+                true => w.product(&in_codes(x, w.block), tokens.len()),
+                false => w.product(x, tokens.len()),
+            };
+            let [q, k, v] = [to_q, to_k, to_v].map(|w| round(product(w, &x)));
             let [of_q, of_k] = &layer.of.head_norms;
             let [q, k] = [(q, of_q), (k, of_k)]
                 .map(|(x, weight)| round(self.turned(&x, weight, tokens.len(), i, variant)));
             let attended = round(self.attend([&q, &k, &v], tokens.len(), i, variant));
-            let part = round(from_attention.product(&attended, tokens.len()));
+            let part = round(product(from_attention, &attended));
             stream = add(stream, before_add(&part, behind));
             let x = norm(&stream, before_inner);
             let [gate, up, down] = &layer.feed_forward;
-            let [gate, up] = [gate, up].map(|w| w.product(&x, tokens.len()));
+            let [gate, up] = [gate, up].map(|w| product(w, &x));
             let inner = gate.iter().zip(up).map(|(&gate, up)| gelu(gate) * up);
-            let part = round(down.product(&round(inner.collect()), tokens.len()));
+            let part = round(product(down, &round(inner.collect())));
             stream = add(stream, before_add(&part, behind_inner));
         }
-        norm(&stream, &self.model.norm)
+        let last = norm(&stream, &self.model.norm);
+        match variant.codes {
+            true => in_codes(&last, self.head.block),
+            false => last,
+        }
     }
 
     /// The logits of some rows of [`Reference::hidden`], `[rows, vocab]`.
@@ -205,6 +218,7 @@ impl Matrix {
     fn of(weight: &BlockWeight) -> Matrix {
         Matrix {
             n: weight.n(),
+            block: weight.format().rows(),
             numbers: weight.dequantize(),
         }
     }
@@ -255,6 +269,20 @@ impl Matrix {
         }
         y
     }
+}
+
+/// Numbers in codes of 8 bits, with a scale for each block.
+fn in_codes(x: &[f64], block: usize) -> Vec<f64> {
+    let mut y = x.to_vec();
+    for block in y.chunks_mut(block) {
+        let scale = block.iter().fold(0.0f64, |most, x| most.max(x.abs())) / 127.0;
+        if scale > 0.0 {
+            block
+                .iter_mut()
+                .for_each(|x| *x = (*x / scale).round() * scale);
+        }
+    }
+    y
 }
 
 /// RMS norm of rows as long as the weights.

@@ -1,114 +1,23 @@
 //! Gemma 3 270M from its file: logits against f64, and batches that change nothing.
-//!
-//! Needs the file that `scripts/fetch-model.sh` brings, or that `INFER_KERNELS_MODEL` names; without it
-//! each test says so and tests nothing. What runs by default is cut short: the first layers, the first
-//! tokens of the vocabulary. `INFER_KERNELS_WHOLE_MODEL=1` is the whole model over 64 tokens of three
-//! prompts: minutes.
 
-#[path = "../examples/generate/gemma/mod.rs"]
-#[allow(dead_code, reason = "the example uses the rest")]
-mod gemma;
-#[path = "../examples/generate/tokenizer.rs"]
-#[allow(dead_code, reason = "the example uses the rest")]
-mod tokenizer;
-
-use std::error::Error;
-
-use gemma::batch::Span;
-use gemma::config::Config;
-use gemma::engine::{Draw, Engine, Options};
-use gemma::reference::{Reference, Variant};
-use gemma::schedule::{Event, Policy, Request, serve};
-use gemma::weights::Model;
 use half::f16;
+use infer_kernels::DType;
 use infer_kernels::gguf::GgufFile;
 use infer_kernels::kv::Pairing;
-use infer_kernels::ptx_emulator::{Checks, Config as Emulation};
-use infer_kernels::{DType, Device};
+use infer_kernels::ptx_emulator::Checks;
 
-type Outcome = Result<(), Box<dyn Error>>;
+use super::gemma::batch::Span;
+use super::gemma::config::Config;
+use super::gemma::engine::{Draw, Engine, Options};
+use super::gemma::reference::{Reference, Variant};
+use super::gemma::schedule::{Event, Policy, Request, serve};
+use super::{Outcome, by_steps, device, file, furthest, lead, model, tokenizer, whole};
 
 /// Tokens that are among the first of the vocabulary.
 const TOKENS: [u32; 22] = [
     2, 818, 5279, 529, 7001, 563, 506, 5279, 529, 506, 4110, 1902, 1030, 563, 506, 7488, 3207, 528,
     506, 4110, 532, 506,
 ];
-
-/// The bytes of the file, if there is one. One that is named must be there.
-fn file() -> Option<Vec<u8>> {
-    if let Some(path) = std::env::var_os("INFER_KERNELS_MODEL") {
-        return Some(std::fs::read(path).expect("INFER_KERNELS_MODEL names a file"));
-    }
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/models/gemma-3-270m-q4_k_m.gguf"
-    );
-    let bytes = std::fs::read(path);
-    if bytes.is_err() {
-        eprintln!("NOT TESTED: there is no model at {path}; scripts/fetch-model.sh brings it");
-    }
-    bytes.ok()
-}
-
-/// The model of a file, cut as wanted.
-fn model(bytes: &[u8], cut: impl Fn(&mut Config)) -> Result<Model, Box<dyn Error>> {
-    let file = GgufFile::parse(bytes)?;
-    let mut config = Config::of(&file)?;
-    cut(&mut config);
-    Model::with(&file, config)
-}
-
-/// An emulator with or without the checks that need a shadow of memory.
-fn device(checks: Checks) -> Device {
-    Device::emulator(Emulation {
-        checks,
-        ..Emulation::default()
-    })
-}
-
-/// The logits of all tokens, appended by steps of these lengths.
-fn by_steps(
-    engine: &mut Engine<f16>,
-    tokens: &[u32],
-    steps: &[usize],
-) -> Result<Vec<f32>, Box<dyn Error>> {
-    engine.truncate(0, 0);
-    let (mut logits, mut rest) = (vec![], tokens);
-    for &step in steps {
-        let (tokens, behind) = rest.split_at(step);
-        engine.step(&[Span {
-            sequence: 0,
-            tokens,
-            logits: step,
-        }])?;
-        logits.extend(engine.logits()?);
-        rest = behind;
-    }
-    assert!(rest.is_empty());
-    engine.draw(Draw::default())?; // Reads the status word.
-    Ok(logits)
-}
-
-fn furthest(got: impl IntoIterator<Item = f64>, exact: &[f64]) -> f64 {
-    let distances = got
-        .into_iter()
-        .zip(exact)
-        .map(|(got, exact)| (got - exact).abs());
-    distances.fold(0.0, |a, b| if b > a || b.is_nan() { b } else { a })
-}
-
-/// The place of the largest number, and by how much it exceeds the second.
-fn lead(row: impl IntoIterator<Item = f64>) -> (usize, f64) {
-    let mut best = [(0, f64::NEG_INFINITY); 2];
-    for (i, x) in row.into_iter().enumerate() {
-        if x > best[0].1 {
-            best = [(i, x), best[0]];
-        } else if x > best[1].1 {
-            best[1] = (i, x);
-        }
-    }
-    (best[0].0, best[0].1 - best[1].1)
-}
 
 /// Every logit of a prompt is as near to f64 as twice what rounding explains; the most likely token is
 /// the same wherever the second is further away than that, which it mostly is. A model with a fault is
@@ -126,6 +35,7 @@ fn teacher_forced(
 
     let exact = Variant {
         rounded: None,
+        codes: false,
         pairing: Pairing::Halves,
         window: config.window,
     };
@@ -204,7 +114,7 @@ fn teacher_forced(
 #[test]
 fn logits_are_those_of_f64() -> Outcome {
     let Some(bytes) = file() else { return Ok(()) };
-    let whole = std::env::var_os("INFER_KERNELS_WHOLE_MODEL").is_some();
+    let whole = whole();
     // A window that prompts are longer than: 512 as it is.
     let model = model(&bytes, |config| {
         config.window = if whole { 24 } else { 9 };
@@ -320,12 +230,14 @@ fn batches_and_drafts_change_no_token() -> Outcome {
     Ok(())
 }
 
-/// One step of the layers with every check of the emulator.
+/// Steps of prompts and of single tokens, with every check of the emulator.
 #[test]
-fn a_step_is_clean_under_all_checks() -> Outcome {
+fn steps_are_clean_under_all_checks() -> Outcome {
     let Some(bytes) = file() else { return Ok(()) };
     let model = model(&bytes, |config| {
-        (config.layers, config.global_every, config.vocab) = (2, 2, 8192);
+        if !whole() {
+            (config.layers, config.global_every, config.vocab) = (2, 2, 8192);
+        }
     })?;
     let options = Options {
         sequences: 2,
