@@ -6,7 +6,7 @@
 
 Writes gemma3-tokens.json and gemma3-logits.json: what tests of this repository are compared with.
 llama.cpp quantises activations to 8 bits before it multiplies: its logits differ from exact ones by
-some hundredths, and its greedy tokens where two logits are that near.
+up to 1.5 in these texts, and its greedy tokens where two logits are that near.
 """
 
 import json
