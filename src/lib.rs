@@ -8,6 +8,7 @@
 //! | compute attention over whole prompts | [`attention::prefill`] |
 //! | compute attention of new tokens over a cache | [`attention::decode`] |
 //! | do both for one batch | [`attention::mixed`] |
+//! | compute attention of prompts over a cache in 8 bits | [`attention::gathered`] |
 //! | have bits that do not depend on the batch | [`DecodeProblem::batch_invariant`](attention::decode::DecodeProblem::batch_invariant), [`MixedProblem::batch_invariant`](attention::mixed::MixedProblem::batch_invariant) |
 //! | compute the latent attention of DeepSeek over a cache | [`attention::mla`] |
 //! | multiply matrices: linear layers | [`gemm`] |

@@ -4,6 +4,7 @@ mod indices;
 mod seqlens;
 
 pub mod decode;
+pub mod gathered;
 pub mod merge;
 pub mod mixed;
 pub mod mla;

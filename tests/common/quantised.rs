@@ -11,7 +11,7 @@ use infer_kernels::reference::HostTensor;
 use infer_kernels::reference::attention::{HostKv, PrefillInputs};
 use infer_kernels::reference::kv::{decode, encode};
 use infer_kernels::reference::tolerance::Margin;
-use infer_kernels::{DType, Device, Float};
+use infer_kernels::{Buffer, DType, Device, Float, Tensor, TensorError};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -43,6 +43,22 @@ pub struct Bytes {
     pub data: Vec<u8>,
     pool: [usize; 5],
     strides: [i64; 4],
+}
+
+impl Bytes {
+    /// Their pages, in a copy on a device.
+    pub fn tensor<'b>(&self, buffer: &'b Buffer<u8>) -> Result<Tensor<'b, 4>, TensorError> {
+        let [offset, pages, rows, heads, dim] = self.pool;
+        let shape = [pages, rows, heads, dim];
+        buffer.region().strided(offset, shape, self.strides)
+    }
+
+    /// The byte of an element: page, slot, head, dimension.
+    pub fn at(&self, index: [usize; 4]) -> u8 {
+        let steps = self.strides.map(|stride| stride as usize);
+        let at: usize = index.iter().zip(steps).map(|(i, step)| i * step).sum();
+        self.data[self.pool[0] + at]
+    }
 }
 
 impl<T: Float> Quantised<T> {
@@ -168,18 +184,12 @@ impl<T: Float> Quantised<T> {
                 stream.upload(&bytes[0].data)?,
                 stream.upload(&bytes[1].data)?,
             ];
-            let tensor = |half: usize| {
-                let [offset, pages, rows, heads, dim] = bytes[half].pool;
-                let shape = [pages, rows, heads, dim];
-                let region = pools[half].region();
-                region.strided(offset, shape, bytes[half].strides)
-            };
             let Kv::Paged { pages, seqlens, .. } = args.kv else {
                 panic!("keys in pages");
             };
             let kv = Kv::Paged {
-                k: tensor(0)?,
-                v: tensor(1)?,
+                k: bytes[0].tensor(&pools[0])?,
+                v: bytes[1].tensor(&pools[1])?,
                 pages,
                 seqlens,
             };

@@ -6,6 +6,7 @@ mod common;
 
 mod counters;
 mod entries;
+mod gathered;
 mod hostile;
 mod options;
 mod random;
