@@ -46,6 +46,7 @@ moe_grouped_*)
     cat "tests/mutants/$family.txt" >"$lists" 2>/dev/null || true
     test="export INFER_KERNELS_ENTRY=$entry
         INFER_KERNELS_CASES=0..20 $tests entries:: && INFER_KERNELS_CASES=0..200 $tests random &&
+        INFER_KERNELS_CASES=20..120 $tests entries:: &&
         $tests && INFER_KERNELS_CASES=200..1000 $tests random"
     ;;
 esac

@@ -121,9 +121,9 @@ impl<T: Float> Case<T> {
             _ => rng.random_range(1..=2 * side + side / 2),
         });
         let k = match rng.random_range(0..4) {
-            0 => 64 * rng.random_range(1..=5),
-            1 => rng.random_range(1..=40),
-            _ => rng.random_range(1..=400),
+            0 => 32 * rng.random_range(1..=8),
+            1 => rng.random_range(1..=64),
+            _ => rng.random_range(1..=240),
         };
         let shape = Shape {
             m,
