@@ -12,8 +12,11 @@ mod gemma;
 #[allow(dead_code, reason = "the example uses the rest")]
 mod tokenizer;
 
+mod gemma2;
 mod gemma3;
+mod layers;
 mod llama_cpp;
+mod mixtral;
 
 use std::error::Error;
 

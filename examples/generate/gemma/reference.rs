@@ -286,7 +286,7 @@ fn in_codes(x: &[f64], block: usize) -> Vec<f64> {
 }
 
 /// RMS norm of rows as long as the weights.
-fn norm(x: &[f64], weight: &[f32], eps: f32) -> Vec<f64> {
+pub fn norm(x: &[f64], weight: &[f32], eps: f32) -> Vec<f64> {
     let mut y = Vec::with_capacity(x.len());
     for row in x.chunks(weight.len()) {
         let mean = row.iter().map(|x| x * x).sum::<f64>() / row.len() as f64;
@@ -301,7 +301,7 @@ fn norm(x: &[f64], weight: &[f32], eps: f32) -> Vec<f64> {
 }
 
 /// By tanh.
-fn gelu(x: f64) -> f64 {
+pub fn gelu(x: f64) -> f64 {
     let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
     0.5 * x * (1.0 + inner.tanh())
 }
