@@ -124,6 +124,7 @@ fn arguments() -> Command {
             option("threads", "0", "of the emulator; 0: all processors")
                 .value_parser(value_parser!(usize)),
         )
+        .arg(flag("int4", "quantise every matrix anew, to 4 bits"))
         .arg(flag("invariant", "bits that do not depend on the batch"))
         .arg(flag(
             "predict",
@@ -189,7 +190,10 @@ fn run<T: Float>(matches: &ArgMatches) -> Result<(), Box<dyn Error>> {
     let device = open(matches)?;
     println!("device     {device}");
     let timer = Instant::now();
-    let model = Model::of(&file)?;
+    let mut model = Model::of(&file)?;
+    if matches.get_flag("int4") {
+        model = model.to_int4(T::DTYPE)?;
+    }
     let drafts: usize = value(matches, "speculate");
     let longest = requests
         .iter()

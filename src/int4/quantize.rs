@@ -1,5 +1,7 @@
 //! Making 4-bit weights of others.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
 use super::pack::{self, Source};
@@ -53,7 +55,8 @@ impl Quantizer {
         self
     }
 
-    /// Quantizes `w`, `[n, k]` row by row as PyTorch's `Linear` has it, to the nearest codes.
+    /// Quantizes `w`, `[n, k]` row by row as PyTorch's `Linear` has it, to the nearest codes,
+    /// on all processors.
     ///
     /// # Errors
     /// [`PackError::Length`], [`PackError::Group`], [`PackError::Limit`], [`PackError::ScaleType`];
@@ -96,13 +99,15 @@ impl Quantizer {
         };
         let rows = source.extent()?.group;
         let groups = k.div_ceil(rows);
-        let grids: Vec<Grid> = (0..n)
-            .flat_map(|column| (0..groups).map(move |group| (column, group)))
-            .map(|(column, group)| {
+        let of_columns = |columns: Range<usize>| -> Vec<Grid> {
+            let group = |column: usize, group: usize| {
                 let elements = &w[column * k..][group * rows..k.min((group + 1) * rows)];
                 Grid::best(elements, self, round)
-            })
-            .collect();
+            };
+            let of_column = |column| (0..groups).map(move |at| group(column, at));
+            columns.flat_map(of_column).collect()
+        };
+        let grids = on_all_processors(n, of_columns);
         let grid = |group: usize, column: usize| &grids[column * groups + group];
         let octet = |octet: usize, column: usize| {
             let grid = grid(8 * octet / rows, column);
@@ -118,6 +123,31 @@ impl Quantizer {
             |group, column| grid(group, column).zero,
         )
     }
+}
+
+/// Columns that are worth a thread.
+const COLUMNS_OF_THREAD: usize = 64;
+
+/// What `work` makes of shares of `0..n`, in their order.
+fn on_all_processors<T: Send>(n: usize, work: impl Fn(Range<usize>) -> Vec<T> + Sync) -> Vec<T> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let each = n.div_ceil(threads).max(COLUMNS_OF_THREAD);
+    if each >= n {
+        return work(0..n);
+    }
+    std::thread::scope(|scope| {
+        let work = &work;
+        let share = |first: usize| scope.spawn(move || work(first..n.min(first + each)));
+        let shares: Vec<_> = (0..n).step_by(each).map(share).collect();
+        let mut all = Vec::new();
+        for share in shares {
+            match share.join() {
+                Ok(part) => all.extend(part),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        all
+    })
 }
 
 /// The sixteen values that a group's elements may take.

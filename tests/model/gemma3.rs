@@ -144,6 +144,41 @@ fn logits_are_those_of_f64() -> Outcome {
     Ok(())
 }
 
+/// The same of the model in 4 bits.
+#[test]
+fn logits_in_4_bits_are_those_of_f64() -> Outcome {
+    let Some(bytes) = file() else { return Ok(()) };
+    let whole = whole();
+    let model = model(&bytes, |config| {
+        config.window = if whole { 24 } else { 9 };
+        if !whole {
+            (config.layers, config.vocab) = (2, 4096);
+        }
+    })?;
+    let before = model.bytes();
+    let model = model.to_int4(DType::F16)?;
+    assert!(20 * model.bytes() < 13 * before, "{} bytes", model.bytes());
+    let options = Options {
+        sequences: 1,
+        max_keys: 64,
+        max_rows: 16,
+        max_logits: 16,
+        invariant: false,
+    };
+    let mut engine = Engine::new(&device(Checks::NONE), &model, options)?;
+    let reference = Reference::new(&model);
+    if !whole {
+        let tokens = TOKENS.map(|token| token % 4096);
+        return teacher_forced(&mut engine, &reference, &model.config, &tokens);
+    }
+    let tokenizer = tokenizer::Tokenizer::from_gguf(&GgufFile::parse(&bytes)?)?;
+    for prompt in PROMPTS {
+        let tokens = tokenizer.encode(prompt)?;
+        teacher_forced(&mut engine, &reference, &model.config, &tokens[..64])?;
+    }
+    Ok(())
+}
+
 /// Texts of more than 64 tokens.
 const PROMPTS: [&str; 3] = [
     "The river rises in the hills above the town, runs past the old mill, and turns south before it \

@@ -1,13 +1,12 @@
 //! The same model on the host, in f64, from the same weights.
 
 use half::{bf16, f16};
-use infer_kernels::blocks::BlockWeight;
 use infer_kernels::kv::{Angles, Pairing};
 use infer_kernels::{DType, Float};
 
 use super::config::Config;
 use super::plans::stream_factor;
-use super::weights::{Layer, Model};
+use super::weights::{GROUP, Layer, Model, Weight};
 
 /// What is computed.
 #[derive(Clone, Copy, Debug)]
@@ -215,10 +214,13 @@ impl Variant {
 }
 
 impl Matrix {
-    fn of(weight: &BlockWeight) -> Matrix {
+    fn of(weight: &Weight) -> Matrix {
         Matrix {
             n: weight.n(),
-            block: weight.format().rows(),
+            block: match weight {
+                Weight::Blocks(weight) => weight.format().rows(),
+                Weight::Int4(_) => GROUP,
+            },
             numbers: weight.dequantize(),
         }
     }

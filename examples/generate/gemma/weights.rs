@@ -1,12 +1,25 @@
-//! A model's weights, as they are in a GGUF file.
+//! A model's weights, as they are in a GGUF file, or in 4 bits.
 
 use std::error::Error;
 
 use half::f16;
+use infer_kernels::DType;
 use infer_kernels::blocks::{BlockFormat, BlockWeight};
 use infer_kernels::gguf::{GgufError, GgufFile, TensorType};
+use infer_kernels::int4::{Int4Weight, Quantizer};
 
 use super::config::Config;
+
+/// Elements of an embedding's row that have a scale in common, and rows of a group of 4-bit codes.
+pub const GROUP: usize = 32;
+
+/// A matrix `[k, n]` of a layer with `n` outputs.
+pub enum Weight {
+    /// In the blocks of the file.
+    Blocks(BlockWeight),
+    /// Quantised anew.
+    Int4(Int4Weight),
+}
 
 /// Everything that a model consists of, on the host.
 pub struct Model {
@@ -15,7 +28,7 @@ pub struct Model {
     /// Weights of the last norm, `[hidden]`.
     pub norm: Vec<f32>,
     /// Embeddings, and what gives logits: `[hidden, vocab]`.
-    pub embedding: BlockWeight,
+    pub embedding: Weight,
 }
 
 /// The weights of a layer. Those of norms are in `f32`, and 1 has been added to them.
@@ -25,9 +38,9 @@ pub struct Layer {
     /// Of each head of queries and of keys, `[dim]` each.
     pub head_norms: [Vec<f32>; 2],
     /// To queries, keys and values, from attention's result.
-    pub attention: [BlockWeight; 4],
+    pub attention: [Weight; 4],
     /// Gate, up, down.
-    pub feed_forward: [BlockWeight; 3],
+    pub feed_forward: [Weight; 3],
 }
 
 impl Model {
@@ -48,24 +61,63 @@ impl Model {
         Ok(Model {
             layers: layers.collect::<Result<_, _>>()?,
             norm: file.floats("output_norm.weight", &[config.hidden])?,
-            embedding: BlockWeight::pack(format, config.hidden, config.vocab, bytes)?,
+            embedding: Weight::Blocks(BlockWeight::pack(
+                format,
+                config.hidden,
+                config.vocab,
+                bytes,
+            )?),
             config,
         })
     }
 
-    /// The embeddings, a row for each token: codes in 8 bits, and scales for groups of 32.
-    pub fn embedding_rows(&self) -> Result<(Vec<i8>, Vec<f16>), Box<dyn Error>> {
-        let table = &self.embedding;
-        if table.format() != BlockFormat::Q8_0 {
-            return Err(format!("embeddings are {}, expected Q8_0", table.format()).into());
+    /// The same model with every matrix in codes of 4 bits: groups of [`GROUP`] with a scale each, that
+    /// of the least squared error.
+    ///
+    /// # Errors
+    /// For scales that `dtype` does not hold.
+    pub fn to_int4(mut self, dtype: DType) -> Result<Model, Box<dyn Error>> {
+        let layers = self.layers.iter_mut();
+        let matrices =
+            layers.flat_map(|layer| layer.attention.iter_mut().chain(&mut layer.feed_forward));
+        for matrix in matrices.chain([&mut self.embedding]) {
+            *matrix = matrix.to_int4(dtype)?;
         }
-        let (hidden, vocab) = (table.k(), table.n());
+        Ok(self)
+    }
+
+    /// The embeddings, a row for each token: codes in 8 bits, and scales for groups of [`GROUP`].
+    pub fn embedding_rows(&self) -> Result<(Vec<i8>, Vec<f16>), Box<dyn Error>> {
+        let (hidden, vocab) = (self.embedding.k(), self.embedding.n());
         let mut codes = Vec::with_capacity(hidden * vocab);
-        let mut scales = Vec::with_capacity(hidden / 32 * vocab);
-        for token in 0..vocab {
-            codes.extend((0..hidden).map(|i| table.code(i, token) as i8));
-            let groups = (0..hidden).step_by(32);
-            scales.extend(groups.map(|i| f16::from_f32(table.scale(i, token))));
+        let mut scales = Vec::with_capacity(hidden / GROUP * vocab);
+        match &self.embedding {
+            Weight::Blocks(table) if table.format() == BlockFormat::Q8_0 => {
+                for token in 0..vocab {
+                    codes.extend((0..hidden).map(|i| table.code(i, token) as i8));
+                    let groups = (0..hidden).step_by(GROUP);
+                    scales.extend(groups.map(|i| f16::from_f32(table.scale(i, token))));
+                }
+            }
+            Weight::Blocks(table) => {
+                return Err(format!("embeddings are {}, expected Q8_0", table.format()).into());
+            }
+            Weight::Int4(table) => {
+                let units = table.unpack();
+                for token in 0..vocab {
+                    codes.extend((0..hidden).map(|i| {
+                        let zero = table.zero(i / GROUP, token);
+                        units[i * vocab + token] as i8 - zero as i8
+                    }));
+                    for group in 0..hidden / GROUP {
+                        let scale = table.scale(group, token);
+                        scales.push(f16::from_f32(scale));
+                        if scales.last().is_some_and(|half| half.to_f32() != scale) {
+                            return Err(format!("{scale} of token {token} is no f16").into());
+                        }
+                    }
+                }
+            }
         }
         Ok((codes, scales))
     }
@@ -73,10 +125,53 @@ impl Model {
     /// Bytes of all matrices as they are on a device.
     pub fn bytes(&self) -> usize {
         let layers = self.layers.iter().flat_map(Layer::matrices);
-        layers
-            .chain([&self.embedding])
-            .map(BlockWeight::bytes)
-            .sum()
+        layers.chain([&self.embedding]).map(Weight::bytes).sum()
+    }
+}
+
+impl Weight {
+    /// Inputs.
+    pub fn k(&self) -> usize {
+        match self {
+            Weight::Blocks(weight) => weight.k(),
+            Weight::Int4(weight) => weight.k(),
+        }
+    }
+
+    /// Outputs.
+    pub fn n(&self) -> usize {
+        match self {
+            Weight::Blocks(weight) => weight.n(),
+            Weight::Int4(weight) => weight.n(),
+        }
+    }
+
+    /// Bytes of codes, scales and whatever else there is.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Weight::Blocks(weight) => weight.bytes(),
+            Weight::Int4(weight) => weight.bytes(),
+        }
+    }
+
+    /// The numbers `[k, n]` that it stands for.
+    pub fn dequantize(&self) -> Vec<f32> {
+        match self {
+            Weight::Blocks(weight) => weight.dequantize(),
+            Weight::Int4(weight) => weight.dequantize(),
+        }
+    }
+
+    fn to_int4(&self, dtype: DType) -> Result<Weight, Box<dyn Error>> {
+        let (k, n) = (self.k(), self.n());
+        let numbers = self.dequantize();
+        let mut columns = Vec::with_capacity(k * n);
+        for column in 0..n {
+            columns.extend(numbers[column..].iter().step_by(n));
+        }
+        drop(numbers);
+        let quantizer = Quantizer::new(dtype).group(Some(GROUP));
+        Ok(Weight::Int4(quantizer.quantize(&columns, n, k)?))
     }
 }
 
@@ -84,7 +179,8 @@ impl Layer {
     fn of(file: &GgufFile<'_>, config: &Config, layer: usize) -> Result<Layer, GgufError> {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
         let norm = |part: &str, len| file.floats(&name(part), &[len]);
-        let matrix = |part: &str, [k, n]: [usize; 2]| file.blocks(&name(part), k, n);
+        let matrix =
+            |part: &str, [k, n]: [usize; 2]| file.blocks(&name(part), k, n).map(Weight::Blocks);
         let &Config {
             hidden, inner, dim, ..
         } = config;
@@ -111,7 +207,7 @@ impl Layer {
         })
     }
 
-    fn matrices(&self) -> impl Iterator<Item = &BlockWeight> {
+    fn matrices(&self) -> impl Iterator<Item = &Weight> {
         self.attention.iter().chain(&self.feed_forward)
     }
 }
