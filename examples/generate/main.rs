@@ -192,7 +192,7 @@ fn run<T: Float>(matches: &ArgMatches) -> Result<(), Box<dyn Error>> {
     let timer = Instant::now();
     let mut model = Model::of(&file)?;
     if matches.get_flag("int4") {
-        model = model.to_int4(T::DTYPE)?;
+        model = model.into_int4(T::DTYPE)?;
     }
     let drafts: usize = value(matches, "speculate");
     let longest = requests

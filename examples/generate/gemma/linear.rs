@@ -79,10 +79,10 @@ impl Products {
                         _ => return Err("gate and up must be of one format".into()),
                     }
                 }
-                let plan = |rows| {
+                let plan = |rows| -> Result<_, Box<dyn Error>> {
                     let mut problem = BlockProblem::of(first, self.dtype, rows);
                     problem.product = product(problem.product);
-                    BlockPlan::new(device, &problem)
+                    Ok(BlockPlan::new(device, &problem)?)
                 };
                 let [few, all] = rows.map(plan);
                 Kind::Blocks(uploaded, [few?, all?])
@@ -95,10 +95,10 @@ impl Products {
                         _ => return Err("gate and up must be of one format".into()),
                     }
                 }
-                let plan = |rows| {
+                let plan = |rows| -> Result<_, Box<dyn Error>> {
                     let mut problem = Int4Problem::of(first, rows);
                     problem.product = product(problem.product);
-                    Int4Plan::new(device, &problem)
+                    Ok(Int4Plan::new(device, &problem)?)
                 };
                 let [few, all] = rows.map(plan);
                 Kind::Int4(uploaded, [few?, all?])

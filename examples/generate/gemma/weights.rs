@@ -76,7 +76,7 @@ impl Model {
     ///
     /// # Errors
     /// For scales that `dtype` does not hold.
-    pub fn to_int4(mut self, dtype: DType) -> Result<Model, Box<dyn Error>> {
+    pub fn into_int4(mut self, dtype: DType) -> Result<Model, Box<dyn Error>> {
         let layers = self.layers.iter_mut();
         let matrices =
             layers.flat_map(|layer| layer.attention.iter_mut().chain(&mut layer.feed_forward));
