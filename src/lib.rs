@@ -13,6 +13,7 @@
 //! | compute the latent attention of DeepSeek over a cache | [`attention::mla`] |
 //! | multiply matrices: linear layers | [`gemm`] |
 //! | pack 4-bit weights, and multiply by them | [`int4`] |
+//! | unpack MXFP4, NVFP4, NF4 and FP4, exactly | [`int4::CodebookWeight`] |
 //! | multiply by the quantised tensors of GGUF files, of 4 to 8 bits | [`blocks`] |
 //! | read such files (feature `gguf`) | `gguf` |
 //! | normalise, gate and add rows, look up embeddings, sample tokens | [`elementwise`] |

@@ -5,6 +5,9 @@
 //! [`Quantizer`] of ordinary weights. It gives back the exact numbers that it stands for,
 //! can be cut along either axis, and lies in memory as [`layout`] says.
 //!
+//! [`CodebookWeight`] is the same for formats of which a code is a place in a table: MXFP4, NVFP4, and
+//! bitsandbytes' NF4 and FP4. There is no kernel for it; `dequantize` makes the ordinary weights.
+//!
 //! [`Int4Plan`] computes `y = act(x·W + bias) + residual`, or gated
 //! `y = act(x·W + bias) · (x·W_up + bias_up) + residual`, with such weights.
 //!
@@ -51,6 +54,8 @@
 //! ```
 
 mod args;
+mod codebook;
+mod codebook_weight;
 mod error;
 pub mod layout;
 pub mod load;
@@ -65,6 +70,8 @@ mod weight;
 
 pub(crate) use args::BoundProduct;
 pub use args::Int4Args;
+pub use codebook::Codebook;
+pub use codebook_weight::{BlockScales, CodebookWeight, MatrixScale};
 pub use error::{Int4Error, PackError};
 pub use load::Scale;
 #[doc(hidden)]

@@ -1,5 +1,7 @@
 //! Packing, on all processors.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
 use super::layout::{DEPTH, Extent, UNIT, UNIT_WORDS};
@@ -26,29 +28,33 @@ const MOST_WORDS: usize = 1 << 40;
 
 impl Source {
     pub fn extent(&self) -> Result<Extent, PackError> {
-        for (what, got) in [("rows", self.k), ("columns", self.n)] {
-            limit(what, got, MOST)?;
-        }
-        let whole = self.k.next_multiple_of(DEPTH).max(DEPTH);
-        let group = match self.group {
-            None => whole,
-            Some(got) if got == 16 || got == 32 || got > 0 && got.is_multiple_of(DEPTH) => {
-                got.min(whole)
-            }
-            // All rows, of which there happen to be so many.
-            Some(got) if got > 0 && got == self.k => whole,
-            Some(got) => return Err(PackError::Group { got }),
-        };
-        let (k, n) = (self.k, self.n);
-        let extent = Extent { k, n, group };
-        let words = (extent.padded_k() as u128 / 8) * extent.padded_n() as u128;
-        limit(
-            "words of codes",
-            usize::try_from(words).unwrap_or(usize::MAX),
-            MOST_WORDS,
-        )?;
-        Ok(extent)
+        extent(self.k, self.n, self.group)
     }
+}
+
+/// Sizes, if there can be such; a `group` of `None` is a whole column.
+pub(super) fn extent(k: usize, n: usize, group: Option<usize>) -> Result<Extent, PackError> {
+    for (what, got) in [("rows", k), ("columns", n)] {
+        limit(what, got, MOST)?;
+    }
+    let whole = k.next_multiple_of(DEPTH).max(DEPTH);
+    let group = match group {
+        None => whole,
+        Some(got) if got == 16 || got == 32 || got > 0 && got.is_multiple_of(DEPTH) => {
+            got.min(whole)
+        }
+        // All rows, of which there happen to be so many.
+        Some(got) if got > 0 && got == k => whole,
+        Some(got) => return Err(PackError::Group { got }),
+    };
+    let extent = Extent { k, n, group };
+    let words = (extent.padded_k() as u128 / 8) * extent.padded_n() as u128;
+    limit(
+        "words of codes",
+        usize::try_from(words).unwrap_or(usize::MAX),
+        MOST_WORDS,
+    )?;
+    Ok(extent)
 }
 
 fn limit(what: &'static str, got: usize, expected: usize) -> Result<(), PackError> {
@@ -123,14 +129,19 @@ pub(super) fn pack(
             }
         }
     }
-    weight.codes = codes(&weight, &octets);
+    weight.codes = codes(extent, &octets, &|group, column| weight.zero(group, column));
     Ok(weight)
 }
 
-/// The units of all columns, 32 columns at a time, on all processors.
-fn codes(weight: &Int4Weight, octets: &impl Octets) -> Vec<u32> {
-    let mut all = vec![0; weight.extent.code_words()];
-    let strip = (weight.extent.padded_k() / UNIT * UNIT_WORDS).max(1);
+/// The units of all columns, 32 columns at a time, on all processors. `nothing`: the code that stands
+/// for zero in a group and a column.
+pub(super) fn codes(
+    extent: Extent,
+    octets: &impl Octets,
+    nothing: &(impl Fn(usize, usize) -> u8 + Sync),
+) -> Vec<u32> {
+    let mut all = vec![0; extent.code_words()];
+    let strip = (extent.padded_k() / UNIT * UNIT_WORDS).max(1);
     let strips = all.len() / strip;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     // A thread costs as much as packing a few kilobytes.
@@ -138,7 +149,7 @@ fn codes(weight: &Int4Weight, octets: &impl Octets) -> Vec<u32> {
     let pack_strips = |first: usize, words: &mut [u32]| {
         for (i, words) in words.chunks_mut(strip).enumerate() {
             for (unit, words) in words.chunks_mut(UNIT_WORDS).enumerate() {
-                pack_unit(weight, octets, unit, (first + i) * UNIT, words);
+                pack_unit(extent, octets, nothing, [unit, (first + i) * UNIT], words);
             }
         }
     };
@@ -158,13 +169,13 @@ fn codes(weight: &Int4Weight, octets: &impl Octets) -> Vec<u32> {
 
 /// One unit: 32 rows from `32·unit` and 32 columns from `first`.
 fn pack_unit(
-    weight: &Int4Weight,
+    extent: Extent,
     octets: &impl Octets,
-    unit: usize,
-    first: usize,
+    nothing: &impl Fn(usize, usize) -> u8,
+    [unit, first]: [usize; 2],
     words: &mut [u32],
 ) {
-    let Extent { k, n, .. } = weight.extent;
+    let Extent { k, n, .. } = extent;
     let is_whole = UNIT * unit + UNIT <= k && first + UNIT <= n;
     for word in 0..4 {
         let (row, column) = (4 * unit + word / 2 * 2, first + word % 2 * 16);
@@ -173,7 +184,9 @@ fn pack_unit(
             let (row, column) = (row + pair % 2, column + pair / 2 * 8);
             match is_whole {
                 true => octets.octets(row, column),
-                false => std::array::from_fn(|g| padded(weight, octets, row, column + g)),
+                false => {
+                    std::array::from_fn(|g| padded(extent, octets, nothing, [row, column + g]))
+                }
             }
         });
         for g in 0..8 {
@@ -203,15 +216,58 @@ fn interleave(octets: [u32; 4]) -> [u32; 4] {
 }
 
 /// The octet with codes that stand for zero where no rows or columns exist.
-fn padded(weight: &Int4Weight, octets: &impl Octets, row: usize, column: usize) -> u32 {
-    let Extent { k, n, group } = weight.extent;
+fn padded(
+    extent: Extent,
+    octets: &impl Octets,
+    nothing: &impl Fn(usize, usize) -> u8,
+    [row, column]: [usize; 2],
+) -> u32 {
+    let Extent { k, n, group } = extent;
     if 8 * row + 8 <= k && column < n {
         return octets.octet(row, column);
     }
-    let nothing = u32::from(weight.zero(8 * row / group, column)) * 0x1111_1111;
+    let nothing = u32::from(nothing(8 * row / group, column)) * 0x1111_1111;
     if 8 * row >= k || column >= n {
         return nothing;
     }
     let exist = (1 << (4 * (k - 8 * row))) - 1;
     octets.octet(row, column) & exist | nothing & !exist
+}
+
+/// Whether there are such rows or columns.
+pub(super) fn check_range(
+    what: &'static str,
+    expected: usize,
+    range: &Range<usize>,
+) -> Result<(), PackError> {
+    match range.start <= range.end && range.end <= expected {
+        true => Ok(()),
+        false => Err(PackError::Range {
+            what,
+            expected,
+            got: range.clone(),
+        }),
+    }
+}
+
+/// Whether rows begin and end with groups. A whole column's may be cut anywhere.
+pub(super) fn check_groups(extent: Extent, range: &Range<usize>) -> Result<(), PackError> {
+    let whole = |row: usize| row.is_multiple_of(extent.group) || row == extent.k;
+    match extent.groups() <= 1 || whole(range.start) && whole(range.end) {
+        true => Ok(()),
+        false => Err(PackError::CutGroup {
+            expected: extent.group,
+            got: range.clone(),
+        }),
+    }
+}
+
+/// The octet `i` of a column, of packed codes from row `first` on; rows beyond padding repeat the
+/// last.
+pub(super) fn octet(extent: Extent, codes: &[u32], first: usize, i: usize, column: usize) -> u32 {
+    (0..8).fold(0, |octet, more| {
+        let row = (first + 8 * i + more).min(extent.padded_k() - 1);
+        let (word, shift) = extent.code_at(row, column);
+        octet | (codes[word] >> shift & 15) << (4 * more)
+    })
 }

@@ -209,7 +209,7 @@ impl Int4Weight {
     /// # Errors
     /// [`PackError::Range`].
     pub fn columns(&self, range: Range<usize>) -> Result<Self, PackError> {
-        self.check_range("columns", self.n(), &range)?;
+        pack::check_range("columns", self.n(), &range)?;
         self.cut(0..self.k(), range)
     }
 
@@ -219,37 +219,15 @@ impl Int4Weight {
     /// [`PackError::Range`]; [`PackError::CutGroup`] for an end within a group, unless columns are
     /// one group each; [`PackError::CutPermuted`] for weights in the order of activations.
     pub fn rows(&self, range: Range<usize>) -> Result<Self, PackError> {
-        self.check_range("rows", self.k(), &range)?;
+        pack::check_range("rows", self.k(), &range)?;
         if range == (0..self.k()) {
             return Ok(self.clone());
         }
         if self.order().is_some() {
             return Err(PackError::CutPermuted { got: range });
         }
-        let whole = |row: usize| row.is_multiple_of(self.group()) || row == self.k();
-        if self.extent.groups() > 1 && !(whole(range.start) && whole(range.end)) {
-            return Err(PackError::CutGroup {
-                expected: self.group(),
-                got: range,
-            });
-        }
+        pack::check_groups(self.extent, &range)?;
         self.cut(range, 0..self.n())
-    }
-
-    fn check_range(
-        &self,
-        what: &'static str,
-        expected: usize,
-        range: &Range<usize>,
-    ) -> Result<(), PackError> {
-        match range.start <= range.end && range.end <= expected {
-            true => Ok(()),
-            false => Err(PackError::Range {
-                what,
-                expected,
-                got: range.clone(),
-            }),
-        }
     }
 
     /// Rows from the start of a group, or all.
@@ -269,12 +247,9 @@ impl Int4Weight {
         let first_group = rows.start / self.group();
         pack::pack(
             source,
-            |octet: usize, column: usize| {
-                (0..8).fold(0, |word, i| {
-                    // Padding of the whole may be asked for, what is beyond it not.
-                    let row = (rows.start + 8 * octet + i).min(self.extent.padded_k() - 1);
-                    word | u32::from(self.code(row, columns.start + column)) << (4 * i)
-                })
+            |i: usize, column: usize| {
+                let column = columns.start + column;
+                pack::octet(self.extent, &self.codes, rows.start, i, column)
             },
             |group, column| {
                 self.scales[self

@@ -2,8 +2,10 @@
 
 use half::{bf16, f16};
 use infer_kernels::DType;
-use infer_kernels::int4::load::{Awq, CompressedTensors, Gptq, GptqVersion, Q4_0};
-use infer_kernels::int4::{Int4Weight, PackError, Quantizer};
+use infer_kernels::int4::load::{
+    Absmax, Awq, BitsAndBytes, BnbType, CompressedTensors, Gptq, GptqVersion, Mxfp4, Nvfp4, Q4_0,
+};
+use infer_kernels::int4::{MatrixScale, PackError, Quantizer};
 
 /// 64 rows by 16 columns, in groups of 32 rows.
 const LAYER: Gptq<'static, f16> = Gptq {
@@ -17,7 +19,7 @@ const LAYER: Gptq<'static, f16> = Gptq {
     version: GptqVersion::V2,
 };
 
-fn told(result: Result<Int4Weight, PackError>) -> String {
+fn told<T: std::fmt::Debug>(result: Result<T, PackError>) -> String {
     result.unwrap_err().to_string()
 }
 
@@ -272,4 +274,130 @@ fn cuts_that_cannot_be_made() {
         told(permuted.rows(0..32)),
         "rows 0..32: weights with permuted rows cannot be cut along K"
     );
+}
+
+/// 64 rows by 2 columns.
+const MXFP4: Mxfp4<'static> = Mxfp4 {
+    k: 64,
+    n: 2,
+    blocks: &[0; 64],
+    scales: &[127; 4],
+};
+const NVFP4: Nvfp4<'static> = Nvfp4 {
+    k: 64,
+    n: 2,
+    weight: &[0; 64],
+    weight_scale: &[0x38; 8],
+    matrix_scale: MatrixScale::Times(1.0),
+};
+const NF4: BitsAndBytes<'static> = BitsAndBytes {
+    k: 64,
+    n: 2,
+    quant_type: BnbType::Nf4,
+    blocksize: 64,
+    weight: &[0; 64],
+    absmax: Absmax::Plain(&[1.0; 2]),
+};
+
+#[test]
+fn codebooks_of_other_shapes() {
+    assert_eq!(
+        told(Mxfp4 { k: 48, ..MXFP4 }.pack()),
+        "k = 48 is not a multiple of 32"
+    );
+    assert_eq!(
+        told(Mxfp4 { n: 3, ..MXFP4 }.pack()),
+        "blocks: expected 96 elements, got 64"
+    );
+    let scales = &[127; 5];
+    assert_eq!(
+        told(Mxfp4 { scales, ..MXFP4 }.pack()),
+        "scales: expected 4 elements, got 5"
+    );
+    assert_eq!(
+        told(Nvfp4 { k: 40, ..NVFP4 }.pack()),
+        "k = 40 is not a multiple of 16"
+    );
+    assert_eq!(
+        told(Nvfp4 { n: 1, ..NVFP4 }.pack()),
+        "weight: expected 32 elements, got 64"
+    );
+    let weight_scale = &[0x38; 4];
+    assert_eq!(
+        told(
+            Nvfp4 {
+                weight_scale,
+                ..NVFP4
+            }
+            .pack()
+        ),
+        "weight_scale: expected 8 elements, got 4"
+    );
+    let blocksize = |blocksize| BitsAndBytes { blocksize, ..NF4 }.pack();
+    assert_eq!(blocksize(0), Err(PackError::Group { got: 0 }));
+    assert_eq!(told(blocksize(128)), "k = 64 is not a multiple of 128");
+    assert_eq!(told(blocksize(32)), "absmax: expected 4 elements, got 2");
+    let nested = |quant_map, nested_absmax| {
+        let absmax = Absmax::Nested {
+            absmax: &[0; 2],
+            quant_map,
+            nested_absmax,
+            offset: 0.0,
+        };
+        BitsAndBytes { absmax, ..NF4 }.pack()
+    };
+    nested(&[0.0; 256], &[1.0]).unwrap();
+    assert_eq!(
+        told(nested(&[0.0; 16], &[1.0])),
+        "nested_quant_map: expected 256 elements, got 16"
+    );
+    assert_eq!(
+        told(nested(&[0.0; 256], &[])),
+        "nested_absmax: expected 1 elements, got 0"
+    );
+}
+
+#[test]
+fn scales_of_codebooks_that_are_no_numbers() {
+    let scales = &[127, 127, 127, 255];
+    assert_eq!(
+        told(Mxfp4 { scales, ..MXFP4 }.pack()),
+        "the scale of group 1, column 1 is NaN, expected a finite number"
+    );
+    for matrix_scale in [
+        MatrixScale::Times(f32::INFINITY),
+        MatrixScale::Over(0.0),
+        MatrixScale::Over(f32::NAN),
+    ] {
+        let layer = Nvfp4 {
+            matrix_scale,
+            ..NVFP4
+        };
+        let Err(PackError::Scale { group, column, .. }) = layer.pack() else {
+            panic!("{matrix_scale:?} was packed");
+        };
+        assert_eq!((group, column), (0, 0));
+    }
+    let absmax = Absmax::Plain(&[1.0, f32::NEG_INFINITY]);
+    assert_eq!(
+        told(BitsAndBytes { absmax, ..NF4 }.pack()),
+        "the scale of group 0, column 1 is -inf, expected a finite number"
+    );
+}
+
+#[test]
+fn cuts_of_codebooks_that_cannot_be_made() {
+    let whole = NVFP4.pack().unwrap();
+    whole.rows(16..48).unwrap();
+    assert_eq!(
+        told(whole.columns(1..3)),
+        "columns 1..3 are not within 0..2"
+    );
+    assert_eq!(told(whole.rows(0..65)), "rows 0..65 are not within 0..64");
+    assert_eq!(
+        told(whole.rows(8..64)),
+        "rows 8..64 cut a group: both ends must be multiples of 16, or the last row"
+    );
+    // A column that is one group may be cut anywhere.
+    NF4.pack().unwrap().rows(8..64).unwrap();
 }

@@ -106,7 +106,7 @@ fn is_the_same<S: Scale>(packed: &Int4Weight, plain: &Plain<S>) {
             }
             let (word, shift) = extent.code_at(row, column);
             let code = packed.codes()[word] >> shift & 15;
-            assert_eq!(code, packed.zero(row / extent.group, column).into());
+            assert_eq!(code, u32::from(packed.zero(row / extent.group, column)));
         }
     }
 }

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod codebooks;
 mod counters;
 mod format;
 mod random;

@@ -2,18 +2,23 @@
 //!
 //! Each loader is a struct of the tensors that a checkpoint has for a layer, under the names that it
 //! has for them, and a method `pack`. What a format means is told by its own code that dequantizes:
-//! [`Int4Weight::dequantize`](super::Int4Weight::dequantize) gives the same numbers, bit for bit
+//! [`Int4Weight::dequantize`](super::Int4Weight::dequantize) and
+//! [`CodebookWeight::dequantize`](super::CodebookWeight::dequantize) give the same numbers, bit for bit
 //! before anything is rounded to 16 bits.
 
 mod awq;
+mod bitsandbytes;
 mod compressed;
 mod ggml;
 mod gptq;
+mod microscaling;
 
 pub use awq::Awq;
+pub use bitsandbytes::{Absmax, BitsAndBytes, BnbType, NESTED_BLOCK, NESTED_CODES};
 pub use compressed::CompressedTensors;
 pub use ggml::{Q4_0, Q4_0_BYTES, Q4_0_ROWS};
 pub use gptq::{Gptq, GptqVersion};
+pub use microscaling::{GgmlMxfp4, MXFP4_BYTES, MXFP4_ROWS, Mxfp4, NVFP4_ROWS, Nvfp4};
 
 use half::{bf16, f16};
 
