@@ -77,3 +77,8 @@ pub use ptx_emulator;
 #[cfg(all(doctest, feature = "emulator"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The programs of a page, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/integrating.md")]
+struct Integrating;

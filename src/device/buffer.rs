@@ -152,6 +152,20 @@ impl<T: Element> Buffer<T> {
     }
 }
 
+/// All elements as one axis.
+impl<'a, T: Element> From<&'a Buffer<T>> for Tensor<'a, 1> {
+    fn from(buffer: &'a Buffer<T>) -> Self {
+        buffer.region().whole() // allocations are aligned for every type
+    }
+}
+
+/// All elements as one axis, to be written.
+impl<'a, T: Element> From<&'a mut Buffer<T>> for TensorMut<'a, 1> {
+    fn from(buffer: &'a mut Buffer<T>) -> Self {
+        buffer.region_mut().whole() // likewise
+    }
+}
+
 impl<T: Element> fmt::Debug for Buffer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

@@ -113,6 +113,20 @@ pub enum CacheMut<'a> {
     },
 }
 
+impl<'a> Cache<'a> {
+    /// [`Cache::Rows`].
+    pub fn rows(k: Tensor<'a, 4>, v: Tensor<'a, 4>) -> Self {
+        Cache::Rows { k, v }
+    }
+}
+
+impl<'a> CacheMut<'a> {
+    /// [`CacheMut::Rows`].
+    pub fn rows(k: TensorMut<'a, 4>, v: TensorMut<'a, 4>) -> Self {
+        CacheMut::Rows { k, v }
+    }
+}
+
 impl CacheMut<'_> {
     /// The same, to be read.
     pub fn as_ref(&self) -> Cache<'_> {

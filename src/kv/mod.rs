@@ -35,7 +35,7 @@
 //! let status = StatusWord::new(&stream)?;
 //! let new = new.tensor([3, 2, 64])?;
 //! let cache = CacheMut::Combined(pool.tensor_mut([5, 2, 16, 2, 64])?);
-//! plan.run(&stream, AppendArgs::new(new, new, cache, slots.tensor([3])?, &status))?;
+//! plan.run(&stream, AppendArgs::new(new, new, cache, &slots, &status))?;
 //!
 //! let stored = pool.download()?.iter().filter(|&&x| x == bf16::ONE).count();
 //! assert_eq!(stored, 2 * 3 * 2 * 64);

@@ -187,7 +187,7 @@ impl<'a> MoeArgs<'a> {
         w_gate: Tensor<'a, 3>,
         w_down: Tensor<'a, 3>,
         y: TensorMut<'a, 2>,
-        workspace: TensorMut<'a, 1>,
+        workspace: impl Into<TensorMut<'a, 1>>,
         status: &'a StatusWord,
     ) -> Self {
         MoeArgs {
@@ -202,7 +202,7 @@ impl<'a> MoeArgs<'a> {
             bias_up: None,
             bias_down: None,
             y,
-            workspace,
+            workspace: workspace.into(),
             status,
         }
     }

@@ -91,6 +91,20 @@ impl<'a> Region<'a> {
         }
     }
 
+    /// All of it as one axis. The caller, all of them in `device/`, vouches that it is aligned.
+    pub(crate) fn whole(self) -> Tensor<'a, 1> {
+        Tensor {
+            address: self.address,
+            dtype: self.dtype,
+            layout: Layout {
+                shape: [self.len as usize],
+                strides: [1],
+            },
+            place: self.place,
+            alive: PhantomData,
+        }
+    }
+
     /// The number of elements.
     pub fn len(&self) -> u64 {
         self.len
@@ -192,6 +206,14 @@ impl<'a> RegionMut<'a> {
     pub(crate) fn vouched(address: u64, len: u64, dtype: DType, place: Place) -> Self {
         RegionMut {
             region: Region::vouched(address, len, dtype, place),
+            exclusive: PhantomData,
+        }
+    }
+
+    /// All of it as one axis; as [`Region::whole`].
+    pub(crate) fn whole(self) -> TensorMut<'a, 1> {
+        TensorMut {
+            tensor: self.region.whole(),
             exclusive: PhantomData,
         }
     }

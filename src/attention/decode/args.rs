@@ -44,7 +44,7 @@ impl<'a> DecodeArgs<'a> {
         q: Tensor<'a, 3>,
         kv: Kv<'a>,
         out: TensorMut<'a, 3>,
-        workspace: TensorMut<'a, 1>,
+        workspace: impl Into<TensorMut<'a, 1>>,
         status: &'a StatusWord,
     ) -> Self {
         DecodeArgs {
@@ -57,7 +57,7 @@ impl<'a> DecodeArgs<'a> {
             sinks: None,
             mask: None,
             scales: None,
-            workspace,
+            workspace: workspace.into(),
             status,
         }
     }

@@ -40,7 +40,6 @@
 //! # Example
 //! ```
 //! use half::bf16;
-//! use infer_kernels::attention::prefill::{HeadShape, Kv, PageTable};
 //! use infer_kernels::attention::decode::*;
 //! use infer_kernels::{DType, Device, StatusWord};
 //!
@@ -58,17 +57,12 @@
 //! let mut out = stream.alloc::<bf16>(2 * 4 * 64)?;
 //! let mut workspace = stream.alloc::<f32>(plan.workspace_elements())?;
 //! let status = StatusWord::new(&stream)?;
-//! let pages = pool.tensor([3, 16, 1, 64])?;
+//! let (pages, table) = (pool.tensor([3, 16, 1, 64])?, PageTable::Rows(table.tensor([2, 2])?));
 //! plan.run(&stream, DecodeArgs::new(
 //!     q.tensor([2, 4, 64])?,
-//!     Kv::Paged {
-//!         k: pages,
-//!         v: pages,
-//!         pages: PageTable::Rows(table.tensor([2, 2])?),
-//!         seqlens: lens.tensor([2])?,
-//!     },
+//!     Kv::paged(pages, pages, table, &lens),
 //!     out.tensor_mut([2, 4, 64])?,
-//!     workspace.tensor_mut([plan.workspace_elements()])?,
+//!     &mut workspace,
 //!     &status,
 //! ))?;
 //! assert!(status.read()?.is_clean());
@@ -90,6 +84,7 @@ mod problem;
 mod segments;
 mod select;
 
+pub use super::prefill::{HeadShape, Kv, Mask, PageTable, SoftCap, Window};
 pub use args::DecodeArgs;
 pub(crate) use bind::{Bound, BoundLaunch};
 pub use error::DecodeError;

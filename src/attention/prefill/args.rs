@@ -125,6 +125,29 @@ pub enum Kv<'a> {
     },
 }
 
+impl<'a> Kv<'a> {
+    /// [`Kv::Ragged`].
+    pub fn ragged(k: Tensor<'a, 3>, v: Tensor<'a, 3>, seqlens: impl Into<CuSeqLens<'a>>) -> Self {
+        let seqlens = seqlens.into();
+        Kv::Ragged { k, v, seqlens }
+    }
+
+    /// [`Kv::Paged`].
+    pub fn paged(
+        k: Tensor<'a, 4>,
+        v: Tensor<'a, 4>,
+        pages: PageTable<'a>,
+        seqlens: impl Into<Tensor<'a, 1>>,
+    ) -> Self {
+        Kv::Paged {
+            k,
+            v,
+            pages,
+            seqlens: seqlens.into(),
+        }
+    }
+}
+
 /// The pages of each sequence, as `u32` or `i32` indices into the pools.
 ///
 /// Entries behind the last page that a sequence's length needs are never looked at, whatever they

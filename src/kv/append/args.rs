@@ -72,14 +72,14 @@ impl<'a> AppendArgs<'a> {
         k: Tensor<'a, 3>,
         v: Tensor<'a, 3>,
         cache: CacheMut<'a>,
-        slots: Tensor<'a, 1>,
+        slots: impl Into<Tensor<'a, 1>>,
         status: &'a StatusWord,
     ) -> Self {
         AppendArgs {
             k,
             v,
             cache,
-            slots,
+            slots: slots.into(),
             queries: Queries::None,
             rotation: None,
             weights: None,
