@@ -162,6 +162,8 @@ struct Grid {
 const SHRINKS: usize = 40;
 /// The least of them.
 const LEAST: f32 = 0.5;
+/// Elements between two looks at whether a share can still be the best.
+const PART: usize = 8;
 
 impl Grid {
     /// The grid that spans the elements, or the one of the search with the least squared error.
@@ -193,13 +195,23 @@ impl Grid {
             return full;
         }
         let shares = (1..=SHRINKS).map(|i| 1.0 - (1.0 - LEAST) * i as f32 / SHRINKS as f32);
-        let error = |grid: &Grid| -> f64 {
-            let off = |&x: &f32| f64::from(x) - f64::from(grid.value(grid.nearest(x)));
-            elements.iter().map(|x| off(x).powi(2)).sum()
+        // Of errors that are too large a part is enough.
+        let error = |grid: &Grid, least: f64| -> f64 {
+            let mut sum = 0.0;
+            for part in elements.chunks(PART) {
+                for &x in part {
+                    let off = f64::from(x) - f64::from(grid.value(grid.nearest(x)));
+                    sum += off * off;
+                }
+                if sum >= least {
+                    break;
+                }
+            }
+            sum
         };
-        let mut best = (error(&full), full);
+        let mut best = (error(&full, f64::INFINITY), full);
         for grid in shares.map(spanning) {
-            let error = error(&grid);
+            let error = error(&grid, best.0);
             if error < best.0 {
                 best = (error, grid);
             }
@@ -211,12 +223,18 @@ impl Grid {
         self.scale * (f32::from(code) - f32::from(self.zero))
     }
 
-    /// The code whose value is nearest.
+    /// The code whose value is nearest; of two that are, the one further from zero.
     fn nearest(&self, x: f32) -> u8 {
+        /// Beyond all codes.
+        const FAR: f32 = 32.0;
         let units = match self.scale == 0.0 {
             true => 0.0,
-            false => x / self.scale,
+            false => (x / self.scale).clamp(-FAR, FAR),
         };
-        (units.round() + f32::from(self.zero)).clamp(0.0, 15.0) as u8
+        // As `f32::round` does, which is a call where processors need not have an instruction for it.
+        let whole = units as i32;
+        let rest = units - whole as f32;
+        let away = i32::from(rest >= 0.5) - i32::from(rest <= -0.5);
+        (whole + away + i32::from(self.zero)).clamp(0, 15) as u8
     }
 }
