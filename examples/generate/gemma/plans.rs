@@ -22,8 +22,8 @@ pub fn stream_factor(dtype: DType) -> f32 {
     }
 }
 
-/// Keys that are too few for two blocks.
-const KEYS_OF_BLOCK: usize = 32;
+/// Keys of a block: fewer leave nothing to share out.
+const KEYS_OF_BLOCK: usize = 8;
 
 /// Attention of the layers with a window, or of the global ones.
 pub struct Attention {
