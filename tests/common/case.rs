@@ -374,24 +374,24 @@ impl<T: Float> Case<T> {
         self.judge(&outcome)
     }
 
+    /// Judges every element. Where weights are rounded depends on the references of warps and blocks,
+    /// which differ from those of the reference that rounds: its error is the largest over
+    /// [`Case::neighbours`].
     pub fn judge(&self, outcome: &Outcome<T>) -> Result<(Margin, Margin), Box<dyn Error>> {
-        self.judge_in_rows_of(self.problem.v_dim, outcome)
+        let pools = self.pools();
+        self.judge_of(outcome, self.inputs(pools.as_ref()), 0)
     }
 
-    /// The same with the largest error of the rounding reference taken over so many neighbours.
-    pub fn judge_in_rows_of(
-        &self,
-        row: usize,
-        outcome: &Outcome<T>,
-    ) -> Result<(Margin, Margin), Box<dyn Error>> {
-        let pools = self.pools();
-        self.judge_of(row, outcome, self.inputs(pools.as_ref()), 0)
+    /// Elements that share the error of the reference that rounds: a row, and of neighbouring heads
+    /// where one has fewer than 64.
+    fn neighbours(&self) -> usize {
+        let v_dim = self.problem.v_dim;
+        v_dim * 64usize.div_ceil(v_dim)
     }
 
     /// The same with other keys and values, and scores that are rounded so many times more.
     pub fn judge_of(
         &self,
-        row: usize,
         outcome: &Outcome<T>,
         inputs: PrefillInputs<'_, T>,
         roundings: usize,
@@ -413,7 +413,7 @@ impl<T: Float> Case<T> {
                 &exact.out_allowed,
             ],
             |at| exact.written[row_of(at)],
-            Rule::ROUNDED.in_rows_of(row),
+            Rule::ROUNDED.in_rows_of(self.neighbours()),
         )?;
         if !self.problem.lse {
             let stray = outcome.lse.iter().any(|&x| x != -7.75);

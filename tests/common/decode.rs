@@ -45,20 +45,7 @@ impl<T: Float> Case<T> {
         blocks: usize,
     ) -> Result<(Margin, Margin), Box<dyn Error>> {
         let outcome = self.decode(device, blocks)?;
-        self.judge_decode(&outcome)
-    }
-
-    /// Judges every element. Where weights are rounded depends on the references of warps and blocks,
-    /// which differ from those of the reference that rounds: its error is taken over at least 64
-    /// elements, of neighbouring heads where one has fewer.
-    pub fn judge_decode(&self, outcome: &Outcome<T>) -> Result<(Margin, Margin), Box<dyn Error>> {
-        self.judge_in_rows_of(self.neighbours(), outcome)
-    }
-
-    /// Elements that share the error of the reference that rounds.
-    pub fn neighbours(&self) -> usize {
-        let v_dim = self.problem.v_dim;
-        v_dim * 64usize.div_ceil(v_dim)
+        self.judge(&outcome)
     }
 }
 

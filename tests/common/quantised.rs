@@ -216,7 +216,7 @@ impl<T: Float> Quantised<T> {
         let inputs = self.inputs(pools.as_ref(), &bytes);
         let case = &self.case;
         // Scores are multiplied by what has been divided out of them, and by a scale.
-        case.judge_of(case.neighbours(), outcome, inputs, 1)
+        case.judge_of(outcome, inputs, 1)
     }
 
     /// Runs the case and judges every element; the margins of output and log-sum-exp.

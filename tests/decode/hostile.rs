@@ -33,7 +33,7 @@ fn garbage_is_survived_and_reported() {
         for offence in outcome.status.offences() {
             *offences.lock().unwrap().entry(offence).or_insert(0) += 1;
         }
-        if let Err(error) = case.judge_decode(&outcome) {
+        if let Err(error) = case.judge(&outcome) {
             let of = |status: StatusReport| status.offences().collect::<Vec<_>>();
             let (got, expected) = (of(outcome.status), of(case.exact().status));
             panic!("seed {seed}: {error}\n{got:?}, expected {expected:?}\n{case:#?}");
@@ -113,7 +113,7 @@ fn batches_beyond_one_window_are_shared_out_and_reported() {
             outcome.status
         );
         assert_eq!(outcome.status.contains(Offence::SeqLensQ), ragged);
-        case.judge_decode(&outcome).unwrap();
+        case.judge(&outcome).unwrap();
     }
 }
 

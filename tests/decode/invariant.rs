@@ -72,7 +72,7 @@ fn random(seed: u64) -> AnyCase {
 fn check<T: Float>(case: &Case<T>, device: &Device, blocks: usize) -> (Margin, Margin) {
     let outcome = case.decode_invariant(device, blocks).unwrap();
     assert!(outcome.entry.ends_with("_invariant"), "{}", outcome.entry);
-    case.judge_decode(&outcome).unwrap()
+    case.judge(&outcome).unwrap()
 }
 
 #[test]
@@ -350,7 +350,7 @@ fn garbage_is_survived_and_reported() {
         for offence in outcome.status.offences() {
             *offences.lock().unwrap().entry(offence).or_insert(0) += 1;
         }
-        if let Err(error) = case.judge_decode(&outcome) {
+        if let Err(error) = case.judge(&outcome) {
             panic!("seed {seed}: {error}\n{case:#?}");
         }
     });

@@ -57,7 +57,7 @@ fn check<T: Float>(
             .or(plan.decode().map(|part| part.entry()))
             .expect("a part"))
     })?;
-    case.judge_decode(&outcome)
+    case.judge(&outcome)
 }
 
 /// A case of its seed: how many sequences decode, and with how many queries at most.
