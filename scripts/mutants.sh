@@ -32,7 +32,8 @@ prefill_*)
     test="$tests entries::every_entry_on_a_long_walk &&
         INFER_KERNELS_CASES=0..30 $tests entries::every_entry_by entries::every_entry_in entries::every_entry_reports \
             entries::every_entry_with &&
-        INFER_KERNELS_CASES=0..400 $tests hostile::garbage_is hostile::each_offence hostile::sequences_cannot &&
+        INFER_KERNELS_CASES=0..400 $tests hostile::garbage_is hostile::each_offence hostile::sequences_cannot \
+            special::a_reference &&
         INFER_KERNELS_CASES=0..320 $tests random::"
     ;;
 moe_grouped_*)

@@ -13,54 +13,78 @@ use crate::common::{
     Arrangement, Case, Lengths, Pages, Table, device, in_parallel, seeds, under_test,
 };
 use half::{bf16, f16};
-use infer_kernels::attention::prefill::{HeadShape, PrefillPlan};
+use infer_kernels::attention::prefill::{HeadShape, PrefillPlan, PrefillProblem, Window};
 use infer_kernels::ptx_emulator::Config;
 use infer_kernels::ptx_emulator::mutate::Handover;
 use infer_kernels::{Device, Float, Offence, StatusReport};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-const HEADS: HeadShape = HeadShape {
-    query: 2,
-    kv: 1,
-    dim: 64,
-};
 const ROWS: usize = 40;
 
 /// A case of `ROWS` rows with the given offsets, sent to the device unchecked.
-fn case(seed: u64, offsets_q: Vec<i32>, offsets_k: Vec<i32>) -> Case<bf16> {
-    let rng = &mut StdRng::seed_from_u64(seed);
-    let mut case = Case::random(rng, HEADS, &Lengths::same(&[ROWS]));
+fn case<T: Float>(problem: PrefillProblem, offsets_q: &[i32], offsets_k: &[i32]) -> Case<T> {
+    let rng = &mut StdRng::seed_from_u64(1);
+    let arrangements = [(); 3].map(|()| Arrangement::random(rng));
+    let mut case = Case::of(rng, problem, &Lengths::same(&[ROWS]), arrangements);
     case.problem.batch = offsets_q.len() - 1;
-    case.problem.max_seqlen_q = 16;
-    case.problem.lse = true;
-    case.out = Arrangement::Dense;
-    (case.offsets_q, case.offsets_k, case.device_offsets) = (offsets_q, offsets_k, true);
+    (case.offsets_q, case.offsets_k) = (offsets_q.into(), offsets_k.into());
+    case.device_offsets = true;
     case
 }
 
-fn status(offsets_q: &[i32], offsets_k: &[i32]) -> StatusReport {
-    let case = case(1, offsets_q.into(), offsets_k.into());
-    let outcome = case.run(&device()).unwrap();
-    case.judge(&outcome).unwrap();
-    outcome.status
+/// What is reported of offsets of queries and of keys, if everything else is as the reference says.
+type Status<'a> = &'a dyn Fn(&[i32], &[i32]) -> StatusReport;
+
+/// The test on every entry for ragged keys, or on the one under test.
+fn on_every_entry(test: impl Fn(Status)) {
+    on_every_entry_of::<bf16>(&test);
+    on_every_entry_of::<f16>(&test);
+}
+
+fn on_every_entry_of<T: Float>(test: &impl Fn(Status)) {
+    let device = device();
+    for (dim, v_dim) in [(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)] {
+        let heads = HeadShape {
+            query: 2,
+            kv: 1,
+            dim,
+        };
+        let lean = PrefillProblem::new(T::DTYPE, heads, 1, 16)
+            .v_dim(v_dim)
+            .lse(true);
+        for problem in [lean.clone(), lean.window(Window::left(3))] {
+            let plan = PrefillPlan::new(&device, &problem).unwrap();
+            if under_test(plan.entry()) {
+                test(&|offsets_q, offsets_k| {
+                    let case = case::<T>(problem.clone(), offsets_q, offsets_k);
+                    let outcome = case.run(&device).unwrap();
+                    case.judge(&outcome)
+                        .unwrap_or_else(|e| panic!("{}: {offsets_q:?}: {e}", plan.entry()));
+                    outcome.status
+                });
+            }
+        }
+    }
 }
 
 #[test]
 fn each_offence_is_reported_with_its_sequence() {
-    assert!(status(&[0, 3, 9], &[0, 4, 8]).is_clean());
-    let first = |q: &[i32], k: &[i32]| status(q, k).first();
-    let good = &[0, 4, 8];
-    assert_eq!(first(&[0, 9, 3], good), Some((Offence::SeqLensQ, 1)));
-    assert_eq!(first(&[-1, 3, 9], good), Some((Offence::SeqLensQ, 0)));
-    assert_eq!(first(&[0, 3, 41], good), Some((Offence::SeqLensQ, 1)));
-    assert_eq!(first(&[0, 3, i32::MAX], good), Some((Offence::SeqLensQ, 1)));
-    assert_eq!(first(good, &[0, 41, 41]), Some((Offence::SeqLensK, 0)));
-    assert_eq!(first(good, &[0, 4, i32::MIN]), Some((Offence::SeqLensK, 1)));
-    assert_eq!(first(&[0, 17, 18], good), Some((Offence::SeqLenTooLong, 0)));
-    let both = status(&[0, 17, 41], &[-7, 4, 8]);
-    assert_eq!(both.offences().count(), 3);
-    assert_eq!(both.first(), Some((Offence::SeqLensQ, 1)));
+    on_every_entry(|status| {
+        assert!(status(&[0, 3, 9], &[0, 4, 8]).is_clean());
+        let first = |q: &[i32], k: &[i32]| status(q, k).first();
+        let good = &[0, 4, 8];
+        assert_eq!(first(&[0, 9, 3], good), Some((Offence::SeqLensQ, 1)));
+        assert_eq!(first(&[-1, 3, 9], good), Some((Offence::SeqLensQ, 0)));
+        assert_eq!(first(&[0, 3, 41], good), Some((Offence::SeqLensQ, 1)));
+        assert_eq!(first(&[0, 3, i32::MAX], good), Some((Offence::SeqLensQ, 1)));
+        assert_eq!(first(good, &[0, 41, 41]), Some((Offence::SeqLensK, 0)));
+        assert_eq!(first(good, &[0, 4, i32::MIN]), Some((Offence::SeqLensK, 1)));
+        assert_eq!(first(&[0, 17, 18], good), Some((Offence::SeqLenTooLong, 0)));
+        let both = status(&[0, 17, 41], &[-7, 4, 8]);
+        assert_eq!(both.offences().count(), 3);
+        assert_eq!(both.first(), Some((Offence::SeqLensQ, 1)));
+    });
 }
 
 /// Two sequences of 5 and 9 keys on pages of 4, and a mask: one number wrong at a time.
@@ -147,12 +171,19 @@ fn each_offence_of_pages_and_masks<T: Float>() {
 /// A sequence must not write rows that an earlier offset claims, whatever lies between.
 #[test]
 fn sequences_cannot_be_made_to_write_the_same_rows() {
-    let report = status(&[0, 30, 5, 12, 20, 35], &[0, 8, 16, 24, 32, 40]);
-    assert!(report.contains(Offence::SeqLensQ) && report.contains(Offence::SeqLenTooLong));
-    // More sequences than a block has threads: rows 5 to 12 are claimed by one whose end is offset 130.
-    let many = |last: [i32; 3]| [vec![0; 130], last.to_vec()].concat();
-    let report = status(&many([16, 5, 12]), &many([8, 16, 24]));
-    assert_eq!(report.first(), Some((Offence::SeqLensQ, 130)));
+    on_every_entry(|status| {
+        let report = status(&[0, 30, 5, 12, 20, 35], &[0, 8, 16, 24, 32, 40]);
+        assert!(report.contains(Offence::SeqLensQ) && report.contains(Offence::SeqLenTooLong));
+        // The claim is the very first offset's.
+        let report = status(&[9, 5, 9], &[0, 4, 8]);
+        assert_eq!(report.first(), Some((Offence::SeqLensQ, 0)));
+        // More sequences than a block has threads: rows 5 to 12 are claimed by one whose end is offset 128, or 300.
+        for before in [128, 300] {
+            let many = |last: [i32; 3]| [vec![0; before], last.to_vec()].concat();
+            let report = status(&many([16, 5, 12]), &many([8, 16, 24]));
+            assert_eq!(report.first(), Some((Offence::SeqLensQ, before as u64)));
+        }
+    });
 }
 
 /// Numbers that stay as they are: nothing is followed out of bounds, and result and status word are

@@ -1,12 +1,13 @@
 //! Rows without weight, NaN, infinities, repeats, and tiny cases that can be done by hand.
 
-use crate::common::{Arrangement, Case, Lengths, Operand, shared_device};
+use crate::common::{Arrangement, Case, Lengths, Operand, shared_device, under_test};
 use approx::assert_abs_diff_eq;
 use half::{bf16, f16};
-use infer_kernels::Float;
-use infer_kernels::attention::prefill::HeadShape;
+use infer_kernels::attention::prefill::{HeadShape, PrefillPlan, PrefillProblem};
+use infer_kernels::{DType, Float, catalog};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use std::f32::consts::LN_2;
 
 const HEADS: HeadShape = HeadShape {
     query: 2,
@@ -115,6 +116,47 @@ fn large_scores_do_not_overflow() {
         }
         case.problem.scale = 0.125;
         case.check(shared_device()).unwrap();
+    }
+}
+
+/// Scores that grow by exactly 16 from tile to tile of keys, towards the front, where the walk over them ends: of a
+/// reference that is not raised then, the weights are 2¹⁶, which f16 does not hold.
+#[test]
+fn a_reference_is_raised_before_weights_outgrow_f16() {
+    let (queries, keys) = (130, 580);
+    for (dim, v_dim) in [(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)] {
+        let heads = HeadShape {
+            query: 1,
+            kv: 1,
+            dim,
+        };
+        let lean = PrefillProblem::new(DType::F16, heads, 1, queries)
+            .v_dim(v_dim)
+            .causal(true)
+            .scale(LN_2); // A score of 1 is a power of 2.
+        for problem in [lean.clone(), lean.sinks(true)] {
+            let plan = PrefillPlan::new(shared_device(), &problem).unwrap();
+            if !under_test(plan.entry()) {
+                continue;
+            }
+            let tile = catalog::find(plan.entry()).unwrap().tile_k as usize;
+            let rng = &mut StdRng::seed_from_u64(10);
+            let lengths = Lengths::of(&[queries], &[keys]);
+            let mut case = Case::<f16>::of(rng, problem, &lengths, [Arrangement::Dense; 3]);
+            case.q = Operand::filled([queries, 1, dim], Arrangement::Dense, |[.., d]| {
+                f64::from(d == 0)
+            });
+            case.k = Operand::filled([keys, 1, dim], Arrangement::Dense, |[row, _, d]| {
+                let tiles_behind = (keys - 1) / tile - row / tile;
+                if d == 0 {
+                    16.0 * tiles_behind as f64
+                } else {
+                    0.0
+                }
+            });
+            case.check(shared_device())
+                .unwrap_or_else(|error| panic!("{}: {error}", plan.entry()));
+        }
     }
 }
 
