@@ -42,6 +42,12 @@ moe_grouped_*)
     test="export INFER_KERNELS_ENTRY=$entry
         INFER_KERNELS_CASES=0..300 $tests layer::random && $tests layer:: && INFER_KERNELS_CASES=300..1000 $tests layer::random"
     ;;
+moe_*)
+    tests=$(program moe)
+    cat tests/mutants/moe.txt >"$lists" 2>/dev/null || true
+    test="INFER_KERNELS_CASES=0..100 $tests stages:: && INFER_KERNELS_CASES=100..600 $tests stages:: &&
+        INFER_KERNELS_CASES=0..100 $tests layer::random"
+    ;;
 *)
     tests=$(program "$family")
     cat "tests/mutants/$family.txt" >"$lists" 2>/dev/null || true

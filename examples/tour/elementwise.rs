@@ -78,6 +78,7 @@ pub fn gemma_3(device: &Device, steps: &Steps) -> Result<Report, Box<dyn Error>>
     let rule = Rule {
         per_term: 64.0 / (1u64 << 24) as f64,
         row: dim,
+        ..Rule::ROUNDED
     };
     Ok(Report {
         shapes: vec![

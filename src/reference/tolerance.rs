@@ -3,7 +3,7 @@
 //! Element by element: twice the largest error, within its row, of a reference that rounds where
 //! the kernel does, plus one unit in the last place of the output type, plus a share of the sum of
 //! the magnitudes of the terms, which covers another order of summation, plus what the documented
-//! error of an approximation allows. NaN and infinities must be where the exact result has them.
+//! error of an approximation or of an instruction allows. NaN and infinities must be where the exact result has them.
 
 use crate::dtype::Float;
 
@@ -12,6 +12,10 @@ use crate::dtype::Float;
 pub struct Rule {
     /// Multiplies the sum of the magnitudes of an element's terms.
     pub per_term: f64,
+    /// Multiplies the magnitude of an element.
+    pub per_result: f64,
+    /// Whatever the element is.
+    pub flat: f64,
     /// How many neighbouring elements share the largest error of the rounding reference.
     ///
     /// Rows of very different magnitude must not: the large ones would excuse the small ones.
@@ -22,6 +26,8 @@ impl Rule {
     /// For outputs that are rounded to 16 bits.
     pub const ROUNDED: Rule = Rule {
         per_term: 1.0 / (1u64 << 24) as f64,
+        per_result: 0.0,
+        flat: 0.0,
         row: usize::MAX,
     };
 
@@ -29,6 +35,24 @@ impl Rule {
     pub fn truncated(steps: usize) -> Rule {
         Rule {
             per_term: steps as f64 / (1u64 << 23) as f64,
+            per_result: 0.0,
+            flat: 0.0,
+            row: usize::MAX,
+        }
+    }
+
+    /// For log-sum-exps `(m + log2 l) · ln 2` of scores that are so many accumulations in a row.
+    ///
+    /// Weights and the factors of parts that are merged are each off by 2⁻²² of themselves, as is
+    /// the logarithm (`ex2.approx`, `lg2.approx`: PTX ISA, Floating Point Instructions). With `m`
+    /// no more than 8 below the largest score, `log2 l · ln 2` is at most the result, the largest
+    /// score and `8 · ln 2` together.
+    pub fn log_sum_exp(steps: usize) -> Rule {
+        let approximate = 1.0 / (1u64 << 22) as f64;
+        Rule {
+            per_term: Rule::truncated(steps).per_term + approximate,
+            per_result: approximate,
+            flat: (2.0 + 8.0 * std::f64::consts::LN_2) * approximate,
             row: usize::MAX,
         }
     }
@@ -134,6 +158,8 @@ impl<T: Float> Comparison<'_, T> {
                 let bound = 2.0 * calibration
                     + T::ulp(exact[index])
                     + rule.per_term * terms[index]
+                    + rule.per_result * exact[index].abs()
+                    + rule.flat
                     + allowed[index];
                 if !bound.is_finite() {
                     return Err(mismatch(index, bound));

@@ -430,7 +430,7 @@ impl<T: Float> Case<T> {
                 &exact.lse_allowed,
             ],
             |at| exact.written[at % self.rows_q()],
-            Rule::truncated(dim.div_ceil(16) + roundings),
+            Rule::log_sum_exp(dim.div_ceil(16) + roundings),
         )?;
         Ok((out, lse))
     }

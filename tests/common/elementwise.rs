@@ -85,6 +85,7 @@ fn judge<T: Float>(
     let rule = Rule {
         per_term: share / (1u64 << 24) as f64,
         row: row.max(1),
+        ..Rule::ROUNDED
     };
     Ok(Comparison {
         got,
