@@ -6,7 +6,7 @@ use infer_kernels::gemm::{Activation, GemmArgs, GemmPlan, GemmProblem, Residual,
 use infer_kernels::reference::HostTensor;
 use infer_kernels::reference::gemm::{GemmInputs, gemm};
 use infer_kernels::reference::tolerance::{Comparison, Margin, Rule};
-use infer_kernels::{Buffer, DType, Device, Float};
+use infer_kernels::{Buffer, DType, Device, Float, Tensor, TensorError};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
@@ -51,7 +51,7 @@ impl<T: Float> Matrix<T> {
         HostTensor::strided(&self.data, self.offset, self.shape, self.strides()).unwrap()
     }
 
-    pub fn tensor<'b>(&self, buffer: &'b Buffer<T>) -> infer_kernels::Tensor<'b, 2> {
+    pub fn tensor<'b>(&self, buffer: &'b Buffer<T>) -> Tensor<'b, 2> {
         let region = buffer.region();
         region
             .strided(self.offset, self.shape, self.strides())
@@ -67,6 +67,8 @@ pub struct Case<T> {
     pub w_up: Option<Matrix<T>>,
     pub bias: Option<Vec<T>>,
     pub bias_up: Option<Vec<T>>,
+    /// Where in its buffer either of them begins.
+    pub bias_offset: usize,
     pub residual: Option<Matrix<T>>,
     pub in_place: bool,
     pub y_pitch: usize,
@@ -212,6 +214,7 @@ impl<T: Float> Case<T> {
             w_up,
             bias,
             bias_up,
+            bias_offset: [0, 1, 0, 6][seed as usize % 4],
             residual,
             in_place,
             y_pitch: n + [0, 0, 3, 8][rng.random_range(0..4)],
@@ -228,6 +231,7 @@ impl<T: Float> Case<T> {
             w_up: None,
             bias: None,
             bias_up: None,
+            bias_offset: 0,
             residual: None,
             in_place: false,
         }
@@ -245,6 +249,18 @@ impl<T: Float> Case<T> {
             bias_up: self.bias_up.as_deref().map(vector),
             residual: self.residual.as_ref().map(Matrix::host),
         }
+    }
+
+    fn bias_in<'b>(
+        &self,
+        buffer: Option<&'b Buffer<T>>,
+    ) -> Result<Option<Tensor<'b, 1>>, TensorError> {
+        let tensor = |buffer: &'b Buffer<T>| {
+            buffer
+                .region()
+                .strided(self.bias_offset, [self.problem.n], [1])
+        };
+        buffer.map(tensor).transpose()
     }
 
     /// Runs the case; `y` row by row, with gaps checked.
@@ -265,8 +281,12 @@ impl<T: Float> Case<T> {
         let upload = |matrix: &Matrix<T>| stream.upload(&matrix.data);
         let (x, w) = (upload(&self.x)?, upload(&self.w)?);
         let w_up = self.w_up.as_ref().map(upload).transpose()?;
-        let bias = self.bias.as_ref().map(|data| stream.upload(data));
-        let bias_up = self.bias_up.as_ref().map(|data| stream.upload(data));
+        let upload_behind = |data: &Vec<T>| {
+            let nan = vec![T::nearest(f64::NAN); self.bias_offset];
+            stream.upload(&[&nan[..], data].concat())
+        };
+        let bias = self.bias.as_ref().map(upload_behind);
+        let bias_up = self.bias_up.as_ref().map(upload_behind);
         let (bias, bias_up) = (bias.transpose()?, bias_up.transpose()?);
         let residual = self.residual.as_ref().map(upload).transpose()?;
         let mut out = stream.upload(&y)?;
@@ -280,8 +300,8 @@ impl<T: Float> Case<T> {
                     (Some(matrix), Some(buffer)) => Some(matrix.tensor(buffer)),
                     _ => None,
                 },
-                bias: bias.as_ref().map(|bias| bias.tensor([n])).transpose()?,
-                bias_up: bias_up.as_ref().map(|bias| bias.tensor([n])).transpose()?,
+                bias: self.bias_in(bias.as_ref())?,
+                bias_up: self.bias_in(bias_up.as_ref())?,
                 residual: match (&self.residual, &residual) {
                     (Some(_), _) if self.in_place => Residual::InPlace,
                     (Some(matrix), Some(buffer)) => Residual::Add(matrix.tensor(buffer)),
