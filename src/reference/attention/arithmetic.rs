@@ -142,6 +142,7 @@ impl Arithmetic for Exact {
         let mut row = Row {
             out: vec![0.0; keys.v_dim],
             out_terms: vec![0.0; keys.v_dim],
+            out_spread: vec![0.0; keys.v_dim],
             out_allowed: vec![0.0; keys.v_dim],
             lse: f64::NEG_INFINITY,
             lse_terms: lse_terms.chain(sink.map(f64::abs)).fold(0.0, f64::max),
@@ -154,11 +155,14 @@ impl Arithmetic for Exact {
         let sum: f64 = weights.iter().sum();
         for (&j, weight) in seen.iter().zip(&weights) {
             let p = weight / sum;
-            for ((out, terms), v) in row.out.iter_mut().zip(&mut row.out_terms).zip(keys.v(j)) {
+            let outs = row.out.iter_mut().zip(&mut row.out_terms);
+            for (((out, terms), spread), v) in outs.zip(&mut row.out_spread).zip(keys.v(j)) {
                 *out += p * v;
                 *terms += p * v.abs();
+                *spread += (p * v).powi(2);
             }
         }
+        row.out_spread.iter_mut().for_each(|x| *x = x.sqrt());
         // A sink's value is zero. Only NaN is left of infinities that meet it.
         if sum.is_nan() {
             row.out.fill(f64::NAN);
@@ -285,6 +289,7 @@ impl Arithmetic for Rounded {
         Row {
             out: o.iter().map(rounded).collect(),
             out_terms: vec![0.0; keys.v_dim],
+            out_spread: vec![0.0; keys.v_dim],
             out_allowed: vec![0.0; keys.v_dim],
             lse: match l == 0.0 {
                 true => f64::NEG_INFINITY,

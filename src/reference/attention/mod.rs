@@ -155,6 +155,9 @@ pub struct PrefillOutput {
     pub lse: Vec<f64>,
     /// For each element of `out`, the sum of the magnitudes of its terms. Zero where rounded.
     pub out_terms: Vec<f64>,
+    /// For each element of `out`, the root of the sum of the squares of its terms: what rounding each
+    /// weight makes of it, in units of one rounding. Zero where rounded.
+    pub out_spread: Vec<f64>,
     /// For each element of `lse`, the largest sum of magnitudes among the scores it combines. Zero
     /// where rounded.
     pub lse_terms: Vec<f64>,
@@ -223,6 +226,7 @@ fn evaluate<T: Float>(
         lse: lses(),
         out_terms: outs(),
         lse_terms: lses(),
+        out_spread: outs(),
         out_allowed: outs(),
         lse_allowed: lses(),
         written: vec![false; rows_q],
@@ -243,6 +247,7 @@ fn evaluate<T: Float>(
             let at = (row * heads + head) * v_dim;
             output.out[at..at + v_dim].copy_from_slice(&result.out);
             output.out_terms[at..at + v_dim].copy_from_slice(&result.out_terms);
+            output.out_spread[at..at + v_dim].copy_from_slice(&result.out_spread);
             output.out_allowed[at..at + v_dim].copy_from_slice(&result.out_allowed);
             output.lse[head * rows_q + row] = result.lse;
             output.lse_terms[head * rows_q + row] = result.lse_terms;
@@ -257,6 +262,7 @@ fn evaluate<T: Float>(
 struct Row {
     out: Vec<f64>,
     out_terms: Vec<f64>,
+    out_spread: Vec<f64>,
     out_allowed: Vec<f64>,
     lse: f64,
     lse_terms: f64,
