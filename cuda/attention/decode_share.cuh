@@ -145,10 +145,10 @@ struct Cut {
     const int64_t begin = block * each + min(static_cast<int64_t>(block), longer);
     return {begin, begin + each + (block < longer)};
   }
-  // The block that has this unit, of those that there are.
+  // The block that has this unit, of those that there are. Lengths may have changed: of a unit that is not there, any.
   __device__ __forceinline__ int owner(int64_t unit) const {
     const int64_t of_longer = longer * (each + 1);
-    return static_cast<int>(unit < of_longer ? unit / (each + 1) : longer + (unit - of_longer) / each);
+    return static_cast<int>(unit < of_longer ? unit / (each + 1) : longer + (unit - of_longer) / max(each, int64_t{1}));
   }
 };
 
