@@ -17,6 +17,18 @@ use infer_kernels::{DType, Device, Float, Offence, Region, RegionMut, StatusRepo
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+/// What a status word holds after these offences, each with the lowest place where it was seen.
+fn report(seen: &[(Offence, Option<u64>)]) -> StatusReport {
+    let mut words = [0u64; 2];
+    for &(offence, index) in seen {
+        if let Some(index) = index {
+            words[0] |= u64::from(offence.bit());
+            words[1] = words[1].max(!((offence as u64) << 56 | index));
+        }
+    }
+    StatusReport::decode(words)
+}
+
 const SCORINGS: [Scoring; 3] = [Scoring::Softmax, Scoring::TopKSoftmax, Scoring::Sigmoid];
 
 fn random_routing(rng: &mut StdRng) -> Routing {
@@ -67,15 +79,30 @@ fn routed<L: Float>(seed: u64, device: &Device) {
             _ => {}
         }
     }
+    // A bias and a gate that are no numbers.
+    let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
+    if let Some(bias) = router.bias.as_mut().filter(|_| rng.random_bool(0.2)) {
+        bias[rng.random_range(0..experts)] = f32::nearest(odd[rng.random_range(0..3)]);
+    }
+    if let Some(gate) = router.gate.as_mut().filter(|_| tokens > 0)
+        && rng.random_bool(0.3)
+    {
+        gate[rng.random_range(0..tokens)] = L::nearest(odd[rng.random_range(0..3)]);
+    }
+    check_route(seed, &router, device);
+}
+
+/// Routes on the device; ids, weights and report are the reference's.
+fn check_route<L: Float>(seed: u64, router: &Router<L>, device: &Device) {
     let (ids, weights, status) = router.run(device).unwrap();
     router.judge(&ids, &weights);
     let first = route(&router.routing, router.inputs())
         .iter()
-        .position(|routed| routed.odd);
-    let expected = first.map(|token| (Offence::RouterLogit, token as u64));
+        .position(|routed| routed.odd)
+        .map(|token| token as u64);
     assert_eq!(
-        status.first(),
-        expected,
+        status,
+        report(&[(Offence::RouterLogit, first)]),
         "case {seed}: {:?}",
         router.routing
     );
@@ -90,6 +117,74 @@ fn random_routings_are_the_references() {
         1 => routed::<f16>(seed, &device),
         _ => routed::<bf16>(seed, &device),
     });
+}
+
+/// Groups wider than a warp: the two best of a group may be one lane's.
+#[test]
+fn groups_wider_than_a_warp_are_ranked_by_both_of_their_best() {
+    let device = device();
+    let sizes = [33, 40, 48, 64, 80, 96, 100, 128, 129, 160, 192, 256];
+    in_parallel(&sizes, |&size| {
+        for count in 2..=512 / size {
+            let rng = &mut StdRng::seed_from_u64((size + count) as u64);
+            let groups = Groups {
+                count,
+                top: rng.random_range(1..count),
+                rank: GroupRank::SumOfTwo,
+            };
+            let routing = Routing::new(size * count, 4)
+                .scoring(Scoring::Sigmoid, true)
+                .groups(Some(groups));
+            let mut router = Router::<f32>::random(rng, routing, 40, Spread::Even);
+            // In half of the tokens, each lane has but one good expert, or two of the best are one lane's.
+            for row in router.logits.chunks_mut(2 * size * count) {
+                for group in row[..size * count].chunks_mut(size) {
+                    let lane = rng.random_range(0..size - 32);
+                    group[lane] = rng.random_range(6..12) as f32;
+                    group[lane + 32] = rng.random_range(6..12) as f32;
+                }
+            }
+            check_route(size as u64, &router, &device);
+        }
+    });
+}
+
+/// The largest and the least finite logits and biases are numbers as any other.
+#[test]
+fn extreme_logits_are_ordinary() {
+    let route = |routing: Routing, logits: [f32; 4], bias: Option<Vec<f32>>| {
+        let router = Router {
+            tokens: 1,
+            logits: logits.to_vec(),
+            bias,
+            gate: None,
+            routing,
+        };
+        let (ids, weights, status) = router.run(shared_device()).unwrap();
+        assert!(status.is_clean(), "{logits:?}: {status:?}");
+        (ids, weights)
+    };
+    let (most, none) = (f32::MAX, f32::NEG_INFINITY);
+    let of_all = Routing::new(4, 2).scoring(Scoring::TopKSoftmax, false);
+    assert_eq!(
+        route(of_all.clone(), [-most; 4], None),
+        (vec![0, 1], vec![0.5; 2])
+    );
+    assert_eq!(
+        route(of_all, [0.0, most, -most, most], None),
+        (vec![1, 3], vec![0.5; 2])
+    );
+    let biased = Routing::new(4, 1)
+        .scoring(Scoring::Softmax, false)
+        .bias(true);
+    assert_eq!(
+        route(
+            biased,
+            [0.0, none, none, 0.0],
+            Some(vec![0.0, 0.0, most, 0.0])
+        ),
+        (vec![2], vec![0.0])
+    );
 }
 
 /// Equal logits: the lowest ids, in their order, for every number of experts and of choices.
@@ -190,10 +285,8 @@ fn check_sort(device: &Device, experts: &Experts, ids: &[i32], slots: usize) {
         "{experts:?}, {} pairs",
         ids.len()
     );
-    let report = expected
-        .invalid
-        .map(|token| (Offence::ExpertId, token as u64));
-    assert_eq!(status.first(), report);
+    let invalid = expected.invalid.map(|token| token as u64);
+    assert_eq!(status, report(&[(Offence::ExpertId, invalid)]));
 }
 
 /// Ids from outside, valid or not: every one is placed or dropped as the reference says.
@@ -227,6 +320,67 @@ fn random_ids_are_sorted_or_dropped() {
             )
             .collect();
         check_sort(&device, &experts, &ids, slots);
+    });
+}
+
+/// Every number of pairs that a warp may be left with, and ranges of several blocks that end anywhere.
+#[test]
+fn every_number_of_pairs_is_sorted() {
+    let device = device();
+    let sizes: Vec<usize> = (0..=300)
+        .chain((2049..2310).step_by(4))
+        .chain([1023, 4100, 9001, 20_033])
+        .collect();
+    in_parallel(&sizes, |&pairs| {
+        let rng = &mut StdRng::seed_from_u64(pairs as u64);
+        let experts = Experts::new(20, 5).local(4..17);
+        let ids: Vec<i32> = (0..pairs).map(|_| rng.random_range(-3..28)).collect();
+        check_sort(&device, &experts, &ids, 1);
+    });
+}
+
+/// Ids that change with every look at them, so that more pairs turn up than were counted: none is placed
+/// outside the order. Two may be placed at one place: that race, of numbers that are each a pair, is allowed.
+#[test]
+fn random_ids_that_change_are_survived() {
+    let seeds: Vec<u64> = seeds(0..40).collect();
+    in_parallel(&seeds, |&seed| {
+        let mut config = Config::default();
+        (config.seed, config.checks.race) = (seed, false);
+        let device = Device::emulator(config);
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let stream = device.stream();
+        let experts = Experts::new([1, 8, 33][rng.random_range(0..3)], 0);
+        let tokens = rng.random_range(1..1500);
+        let plan = PermutePlan::new(&device, &experts, 2, tokens).unwrap();
+        let ids = stream.upload(&vec![0i32; 2 * tokens]).unwrap();
+        let mut order = stream.upload(&vec![-7i32; 2 * tokens]).unwrap();
+        let mut offsets = stream.upload(&vec![-7i32; experts.here() + 1]).unwrap();
+        let mut workspace = stream
+            .upload(&vec![0i32; plan.workspace_elements()])
+            .unwrap();
+        let status = StatusWord::new(&stream).unwrap();
+        let ids = ids.tensor([tokens, 2]).unwrap();
+        let emulator = device.as_emulator().unwrap();
+        emulator
+            .mark_hostile(ids.address(), 8 * tokens as u64)
+            .unwrap();
+        let args = PermuteArgs {
+            ids,
+            order: order.tensor_mut([2 * tokens]).unwrap(),
+            offsets: offsets.tensor_mut([experts.here() + 1]).unwrap(),
+            workspace: Some(workspace.tensor_mut([plan.workspace_elements()]).unwrap()),
+            status: &status,
+        };
+        plan.run(&stream, args)
+            .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        emulator.clear_hostile();
+        let order = order.download().unwrap();
+        let pairs = -7..2 * tokens as i32;
+        assert!(
+            order.iter().all(|pair| pairs.contains(pair)),
+            "seed {seed}: {order:?}"
+        );
     });
 }
 
@@ -353,14 +507,8 @@ impl Product {
                 }
             }
         }
-        let mut words = [0u64; 2];
-        for (offence, index) in [(Offence::ExpertRange, range), (Offence::ExpertRow, pair)] {
-            if let Some(index) = index {
-                words[0] |= u64::from(offence.bit());
-                words[1] = words[1].max(!((offence as u64) << 56 | index));
-            }
-        }
-        (y, StatusReport::decode(words))
+        let seen = [(Offence::ExpertRange, range), (Offence::ExpertRow, pair)];
+        (y, report(&seen))
     }
 }
 
