@@ -428,6 +428,8 @@ struct Product {
     tokens: usize,
     order: Vec<i32>,
     offsets: Vec<i32>,
+    /// Order and offsets change with every look at them.
+    hostile: bool,
 }
 
 impl Product {
@@ -458,6 +460,13 @@ impl Product {
         let offsets = stream.upload(&self.offsets)?;
         let mut y = stream.upload(&vec![-1.0f32; y_rows * n])?;
         let status = StatusWord::new(&stream)?;
+        let emulator = device.as_emulator().filter(|_| self.hostile);
+        if let Some(emulator) = emulator {
+            for buffer in [&order, &offsets] {
+                let bytes = 4 * buffer.len() as u64;
+                emulator.mark_hostile(buffer.tensor([buffer.len()])?.address(), bytes)?;
+            }
+        }
         let args = GroupedArgs {
             x: x.tensor([rows, k])?,
             w: w.tensor([here, n, k])?,
@@ -470,6 +479,10 @@ impl Product {
             status: &status,
         };
         plan.run(&stream, args)?;
+        if let Some(emulator) = emulator {
+            emulator.clear_hostile();
+            return Ok((y.download()?, status.read()?));
+        }
         let y = y.download()?;
         let firsts: Vec<f32> = y.chunks(n).map(|row| row[0]).collect();
         for (row, &first) in y.chunks(n).zip(&firsts) {
@@ -512,6 +525,27 @@ impl Product {
     }
 }
 
+/// A product of random sizes, with an order and offsets that fit it.
+fn random_product(rng: &mut StdRng) -> Product {
+    let here = [1, 3, 33, 70][rng.random_range(0..4)];
+    let (tokens, slots) = (rng.random_range(0..40), rng.random_range(1..4));
+    let ids: Vec<i32> = (0..tokens * slots)
+        .map(|_| rng.random_range(0..here as i32))
+        .collect();
+    let sorted = permute(&Experts::new(here, 0), &ids, slots);
+    let direction = [Direction::Up, Direction::Down][rng.random_range(0..2)];
+    let mut problem = GroupedProblem::new(DType::BF16, direction, [here, 8, 16], tokens, slots)
+        .tile([None, Some(16), Some(64), Some(128)][rng.random_range(0..4)]);
+    problem.out = DType::F32;
+    Product {
+        problem,
+        tokens,
+        order: sorted.order,
+        offsets: sorted.offsets,
+        hostile: false,
+    }
+}
+
 /// Offsets and orders that make no sense are never followed.
 #[test]
 fn random_orders_and_offsets_are_followed_or_reported() {
@@ -519,17 +553,9 @@ fn random_orders_and_offsets_are_followed_or_reported() {
     let seeds: Vec<u64> = seeds(0..150).collect();
     in_parallel(&seeds, |&seed| {
         let rng = &mut StdRng::seed_from_u64(seed);
-        let here = [1, 3, 33, 70][rng.random_range(0..4)];
-        let (tokens, slots) = (rng.random_range(0..40), rng.random_range(1..4));
-        let pairs = tokens * slots;
-        let ids: Vec<i32> = (0..pairs)
-            .map(|_| rng.random_range(0..here as i32))
-            .collect();
-        let Permutation {
-            mut order,
-            mut offsets,
-            ..
-        } = permute(&Experts::new(here, 0), &ids, slots);
+        let mut product = random_product(rng);
+        let (order, offsets) = (&mut product.order, &mut product.offsets);
+        let pairs = order.len();
         let garbage = [
             -1,
             i32::MIN,
@@ -539,7 +565,8 @@ fn random_orders_and_offsets_are_followed_or_reported() {
             rng.random(),
         ];
         for _ in 0..rng.random_range(0..3) {
-            offsets[rng.random_range(0..=here)] = garbage[rng.random_range(0..6)];
+            let at = rng.random_range(0..offsets.len());
+            offsets[at] = garbage[rng.random_range(0..6)];
         }
         for _ in 0..rng.random_range(0..3usize).min(pairs) {
             order[rng.random_range(0..pairs)] = garbage[rng.random_range(0..6)];
@@ -547,23 +574,38 @@ fn random_orders_and_offsets_are_followed_or_reported() {
         if rng.random_bool(0.1) {
             offsets
                 .iter_mut()
-                .chain(&mut order)
+                .chain(order)
                 .for_each(|x| *x = rng.random());
         }
-        let direction = [Direction::Up, Direction::Down][rng.random_range(0..2)];
-        let mut problem = GroupedProblem::new(DType::BF16, direction, [here, 8, 16], tokens, slots)
-            .tile([None, Some(16), Some(64), Some(128)][rng.random_range(0..4)]);
-        problem.out = DType::F32;
-        let product = Product {
-            problem,
-            tokens,
-            order,
-            offsets,
-        };
         let (y, status) = product.run(&device).unwrap();
         let (expected, report) = product.oracle();
         assert_eq!(y, expected, "case {seed}");
         assert_eq!(status, report, "case {seed}");
+    });
+}
+
+/// An order and offsets that change with every look at them: what is written is some expert's row, in its
+/// place or in another pair's. Which of two blocks writes a row is open.
+#[test]
+fn random_orders_that_change_are_survived() {
+    let seeds: Vec<u64> = seeds(0..60).collect();
+    in_parallel(&seeds, |&seed| {
+        let mut config = Config::default();
+        (config.seed, config.checks.race) = (seed, false);
+        let device = Device::emulator(config);
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let product = Product {
+            hostile: true,
+            ..random_product(rng)
+        };
+        let (y, _) = product
+            .run(&device)
+            .unwrap_or_else(|e| panic!("case {seed}: {e}"));
+        let of_experts = |y: f32| y >= 16.0 && y % 16.0 == 0.0 && y <= 16.0 * 70.0;
+        assert!(
+            y.iter().all(|&y| y == -1.0 || of_experts(y)),
+            "case {seed}: {y:?}"
+        );
     });
 }
 
