@@ -679,70 +679,117 @@ fn int32_overflow_of_token_and_expert_offsets() {
 #[test]
 fn slots_are_added_up_in_order() {
     let device = device();
-    for (splits, hidden) in [(0, 8), (0, 136), (1, 24), (3, 72)] {
-        for tokens in [0, 1, 33] {
-            let rng = &mut StdRng::seed_from_u64(hidden as u64);
-            let experts = Experts::new(6, 1).local(0..4);
-            let slots = 3;
-            let ids: Vec<i32> = (0..tokens * slots)
-                .map(|_| rng.random_range(-2..9))
-                .collect();
-            let weights: Vec<f32> = normals(rng, tokens * slots, 1.0);
-            let split = tokens * slots * hidden;
-            // What was never written is not read: NaN there does not show.
-            let mut parts: Vec<f32> = normals::<f16>(rng, splits.max(1) * split, 1.0)
-                .iter()
-                .map(|part| part.to_f32())
-                .collect();
-            for (at, part) in parts.iter_mut().enumerate() {
-                if experts.index(ids[at % split / hidden]).is_none() {
-                    *part = f32::NAN;
-                }
-            }
-            let mut expected = vec![0f32; tokens * hidden];
-            for at in 0..split {
-                let (pair, col) = (at / hidden, at % hidden);
-                if experts.index(ids[pair]).is_some() {
-                    let part: f32 = (0..splits.max(1)).map(|s| parts[s * split + at]).sum();
-                    let y = &mut expected[pair / slots * hidden + col];
-                    *y = weights[pair].mul_add(part, *y);
-                }
-            }
-            let expected: Vec<f16> = expected.iter().map(|&y| f16::from_f32(y)).collect();
-            let y = combine(&device, &experts, splits, &parts, &ids, &weights, hidden).unwrap();
-            assert_eq!(y, expected, "{splits} splits, {tokens} tokens");
-        }
-    }
+    let seeds: Vec<u64> = seeds(0..80).collect();
+    in_parallel(&seeds, |&seed| match seed % 2 {
+        0 => check_sums::<f16>(seed, &device),
+        _ => check_sums::<bf16>(seed, &device),
+    });
 }
 
-fn combine(
-    device: &Device,
-    experts: &Experts,
-    splits: usize,
-    parts: &[f32],
-    ids: &[i32],
-    weights: &[f32],
-    hidden: usize,
-) -> Result<Vec<f16>, Box<dyn Error>> {
-    let slots = 3;
-    let stream = device.stream();
-    let tokens = ids.len() / slots;
-    let plan = CombinePlan::new(device, DType::F16, experts, slots, hidden)?;
-    let rounded: Vec<f16> = parts.iter().map(|&part| f16::from_f32(part)).collect();
-    let (of_f32, of_f16) = (stream.upload(parts)?, stream.upload(&rounded)?);
-    let rows = splits.max(1) * ids.len();
-    let ids = stream.upload(ids)?;
-    let weights = stream.upload(weights)?;
-    let mut y = stream.upload(&vec![f16::NAN; tokens * hidden])?;
-    let args = CombineArgs {
-        parts: match splits {
-            0 => of_f16.tensor([rows, hidden])?,
-            _ => of_f32.tensor([rows, hidden])?,
-        },
-        ids: ids.tensor([tokens, slots])?,
-        weights: weights.tensor([tokens, slots])?,
-        y: y.tensor_mut([tokens, hidden])?,
+fn check_sums<T: Float>(seed: u64, device: &Device) {
+    let rng = &mut StdRng::seed_from_u64(seed);
+    let hidden = 8 * [1, 2, 3, 9, 17, 130][rng.random_range(0..6)];
+    let sums = Sums {
+        experts: Experts::new(6, rng.random_range(0..4)).local(rng.random_range(0..3)..4),
+        slots: rng.random_range(1..6),
+        splits: rng.random_range(0..6),
+        hidden,
+        apart: 8 * rng.random_range(0..3),
+        offset: rng.random_range(0..9),
     };
-    plan.run(&stream, args)?;
-    Ok(y.download()?)
+    let tokens = [0, 1, 2, 33][rng.random_range(0..4)];
+    let (experts, splits) = (&sums.experts, sums.splits);
+    let pairs = tokens * sums.slots;
+    let ids: Vec<i32> = (0..pairs).map(|_| rng.random_range(-2..11)).collect();
+    let weights: Vec<f32> = normals(rng, pairs, 1.0);
+    let split = pairs * hidden;
+    let mut parts: Vec<f32> = normals::<f32>(rng, splits.max(1) * split, 1.0);
+    if splits == 0 {
+        for part in &mut parts {
+            *part = T::nearest(f64::from(*part)).to_f64() as f32;
+        }
+    }
+    // What was never written is not read: NaN there does not show.
+    for (at, part) in parts.iter_mut().enumerate() {
+        if experts.index(ids[at % split / hidden]).is_none() {
+            *part = f32::NAN;
+        }
+    }
+    let mut expected = vec![0f32; tokens * hidden];
+    for at in 0..split {
+        let (pair, col) = (at / hidden, at % hidden);
+        if experts.index(ids[pair]).is_some() {
+            let part: f32 = (0..splits.max(1)).map(|s| parts[s * split + at]).sum();
+            let y = &mut expected[pair / sums.slots * hidden + col];
+            *y = weights[pair].mul_add(part, *y);
+        }
+    }
+    let expected: Vec<f64> = expected
+        .iter()
+        .map(|&y| T::nearest(f64::from(y)).to_f64())
+        .collect();
+    let y = sums.run::<T>(device, &parts, &ids, &weights).unwrap();
+    let y: Vec<f64> = y.iter().map(|y| y.to_f64()).collect();
+    assert_eq!(y, expected, "case {seed}: {sums:?}, {tokens} tokens");
+}
+
+/// Rows to be added up.
+#[derive(Debug)]
+struct Sums {
+    experts: Experts,
+    slots: usize,
+    /// 0: one, in 16 bits.
+    splits: usize,
+    hidden: usize,
+    /// Elements between rows of y.
+    apart: usize,
+    /// Where the parts begin in their buffer.
+    offset: usize,
+}
+
+impl Sums {
+    fn run<T: Float>(
+        &self,
+        device: &Device,
+        parts: &[f32],
+        ids: &[i32],
+        weights: &[f32],
+    ) -> Result<Vec<T>, Box<dyn Error>> {
+        let Sums {
+            slots,
+            hidden,
+            offset,
+            ..
+        } = *self;
+        let stream = device.stream();
+        let tokens = ids.len() / slots;
+        let plan = CombinePlan::new(device, T::DTYPE, &self.experts, slots, hidden)?;
+        let parts = [&vec![f32::NAN; offset], parts].concat();
+        let rounded: Vec<T> = parts.iter().map(|&x| T::nearest(f64::from(x))).collect();
+        let (of_f32, of_16_bits) = (stream.upload(&parts)?, stream.upload(&rounded)?);
+        let shape = [self.splits.max(1) * ids.len(), hidden];
+        let ids = stream.upload(ids)?;
+        let weights = stream.upload(weights)?;
+        let width = hidden + self.apart;
+        let untouched = T::nearest(-7.0);
+        let mut y = stream.upload(&vec![untouched; tokens * width])?;
+        let args = CombineArgs {
+            parts: match self.splits {
+                0 => of_16_bits.region(),
+                _ => of_f32.region(),
+            }
+            .strided(offset, shape, [hidden as i64, 1])?,
+            ids: ids.tensor([tokens, slots])?,
+            weights: weights.tensor([tokens, slots])?,
+            y: y.region_mut()
+                .strided(0, [tokens, hidden], [width as i64, 1])?,
+        };
+        plan.run(&stream, args)?;
+        let y = y.download()?;
+        let between = y.chunks(width).flat_map(|row| &row[hidden..]);
+        assert!(between.into_iter().all(|&y| y == untouched), "{self:?}");
+        Ok(y.chunks(width)
+            .flat_map(|row| row[..hidden].iter().copied())
+            .collect())
+    }
 }
